@@ -1,0 +1,1 @@
+"""From tracks on disk to batches: manifests, audio reading, sample order, crops, tokens, features."""

@@ -1,0 +1,1 @@
+"""From folders of audio to a report: judges, metrics, uncertainty, results and their comparison."""

@@ -1,0 +1,1 @@
+"""From batches to audio: the codec, the language model, generation, and what trains and stores them."""
