@@ -4,11 +4,11 @@ Sample ``n`` of a run is the same sample on any number of workers, ranks and mac
 nothing random is ever stored: each draw is a hash of its own key.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate
-from bisect import bisect_right
 
 from torch.utils.data import Sampler
 

@@ -1,0 +1,76 @@
+"""Training the codec: reconstruction in the time and mel domains, commitment, codebooks by moving averages."""
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+
+from datamodules.batches import AudioBatch
+from lightning_modules.codec.config import CodecConfig
+from lightning_modules.codec.encodec import Codec
+from lightning_modules.codec.losses import MultiScaleMelDistance, MultiScaleMelLoss, si_sdr
+from lightning_modules.optim import OptimConfig, adamw
+
+
+class CodecTraining(LightningModule):
+    """Trains a codec on waveform crops.
+
+    Args:
+        codec: its shape.
+        optim: optimiser and schedule.
+        l1_weight: weight of the waveform's mean absolute error.
+        mel_weight: weight of the multi-scale mel loss.
+        commitment_weight: weight of the commitment loss.
+    """
+
+    def __init__(
+        self,
+        codec: CodecConfig,
+        optim: OptimConfig,
+        l1_weight: float = 0.1,
+        mel_weight: float = 2.0,
+        commitment_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.optim = optim
+        self.weights = {"l1": l1_weight, "mel": mel_weight, "commitment": commitment_weight}
+        self.codec = Codec(codec)
+        self.mel_loss = MultiScaleMelLoss(codec.sample_rate)
+        self.mel_distance = MultiScaleMelDistance(codec.sample_rate)
+
+    def training_step(self, batch: AudioBatch, batch_index: int) -> Tensor:
+        """One step on audio [B, C, N]; padding is part of the signal a codec has to code."""
+        output = self.codec(batch.audio)
+        reconstruction = output.reconstruction.float()
+        losses = {
+            "l1": F.l1_loss(reconstruction, batch.audio),
+            "mel": self.mel_loss(reconstruction, batch.audio),
+            "commitment": output.commitment,
+        }
+        total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+        self.log_dict({f"train/{name}": value for name, value in losses.items()})
+        self.log("train/loss", total, prog_bar=True)
+        return total
+
+    def validation_step(self, batch: AudioBatch, batch_index: int) -> None:
+        """Distances between held-out audio and its reconstruction, and how much of each codebook is in use."""
+        output = self.codec(batch.audio)
+        reconstruction = output.reconstruction.float()
+        count = len(batch.audio)
+        mel_distance = self.mel_distance(reconstruction, batch.audio).mean()
+        self.log("valid/mel_distance", mel_distance, batch_size=count, prog_bar=True, sync_dist=True)
+        self.log("valid/si_sdr", si_sdr(reconstruction, batch.audio).mean(), batch_size=count, sync_dist=True)
+        for k in range(self.codec.codebooks):
+            perplexity = code_perplexity(output.codes[:, k], self.codec.entries)
+            self.log(f"valid/perplexity_{k}", perplexity, batch_size=count, sync_dist=True)
+
+    def configure_optimizers(self) -> object:
+        """AdamW with warm-up and cosine over the run's ``max_steps``."""
+        return adamw(self.codec.parameters(), self.optim, self.trainer.max_steps)
+
+
+def code_perplexity(codes: Tensor, entries: int) -> Tensor:
+    """exp of the entropy of the codes' distribution: how many entries are, in effect, in use."""
+    shares = torch.bincount(codes.flatten(), minlength=entries).float()
+    shares = shares / shares.sum()
+    return torch.special.entr(shares).sum().exp()

@@ -1,0 +1,1 @@
+"""The language model: codebook patterns, transformer, conditioning, and its training."""
