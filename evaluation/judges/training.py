@@ -1,0 +1,167 @@
+"""Training the embedded judge: captions pull their clips close, facts become labels.
+
+Shape letters: B clips, N samples, D dimensions, L labels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchaudio.transforms import Resample
+from torchmetrics.classification import BinaryAccuracy, MultilabelF1Score
+
+from datamodules.batches import AudioBatch
+from datamodules.errors import InputError
+from evaluation.judges.embedded import EmbeddedJudge, JudgeConfig
+from evaluation.judges.labels import COLLECTIONS, FAMILIES, build_labels, label_targets
+from evaluation.retrieval import retrieval_recall
+
+
+class JudgeTraining(LightningModule):
+    """Trains an ``EmbeddedJudge`` on batches of crops.
+
+    The loss is the symmetric InfoNCE between clips and captions (CLAP, Wu et al., 2023) plus the binary cross-entropy
+    of the labels that each track's facts give. Validation logs ``valid/family_f1``, ``valid/drums_accuracy`` and
+    ``valid/recall_at_1``.
+
+    Args:
+        crop_rate: sample rate of the batches' audio, in Hz.
+        families: instrument families that the facts may name.
+        collections: collections that the facts may name.
+        name: the judge's name, which stands beside every number made with it.
+        sample_rate: rate the judge hears at, in Hz.
+        channels: output channels of its convolution stages.
+        dim: dimensions of its joint space.
+        learning_rate: peak of AdamW's rate; it falls to zero along a cosine over ``trainer.max_steps``.
+        weight_decay: of AdamW.
+        warmup_steps: steps of linear warm-up.
+        contrastive_weight: weight of InfoNCE beside the labels' loss.
+        export_to: folder for the judge when training ends; none where it is None.
+    """
+
+    def __init__(
+        self,
+        crop_rate: int = 32_000,
+        families: Sequence[str] = FAMILIES,
+        collections: Sequence[str] = COLLECTIONS,
+        name: str = "embedded",
+        sample_rate: int = 16_000,
+        channels: Sequence[int] = (32, 64, 96, 128),
+        dim: int = 96,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 20,
+        contrastive_weight: float = 0.5,
+        export_to: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.judge = EmbeddedJudge(
+            JudgeConfig(
+                labels=build_labels(families, collections),
+                name=name,
+                sample_rate=sample_rate,
+                channels=tuple(channels),
+                dim=dim,
+            )
+        )
+        self.crop_rate = crop_rate
+        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
+        self.contrastive_weight, self.export_to = contrastive_weight, export_to
+        self.resample = Resample(crop_rate, sample_rate) if crop_rate != sample_rate else nn.Identity()
+        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+        self.drums_at = self.judge.labels.index("drums")
+        self.family_f1 = MultilabelF1Score(num_labels=self.drums_at, average="micro")
+        self.drums_accuracy = BinaryAccuracy()
+        self._heard: list[tuple[Tensor, list[str]]] = []
+
+    def training_step(self, batch: AudioBatch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        audio_BD, logits_BL = self._listen(batch)
+        contrastive = self._contrastive(audio_BD, batch)
+        targets, known = self._targets(batch)
+        labels = _masked_bce(logits_BL, targets, known)
+        loss = labels + self.contrastive_weight * contrastive
+        size = len(batch.captions)
+        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        self.log_dict({"train/contrastive": contrastive, "train/labels": labels}, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
+        """Adds one batch to the validation metrics."""
+        audio_BD, logits_BL = self._listen(batch)
+        targets, known = self._targets(batch)
+        size = len(batch.captions)
+        self.log("valid/labels", _masked_bce(logits_BL, targets, known), batch_size=size, sync_dist=True)
+        families = known[:, : self.drums_at].all(-1)
+        if families.any():
+            chances = logits_BL[families, : self.drums_at].sigmoid()
+            self.family_f1(chances, targets[families, : self.drums_at].long())
+            self.log("valid/family_f1", self.family_f1, prog_bar=True, batch_size=size)
+        drums = known[:, self.drums_at]
+        if drums.any():
+            self.drums_accuracy(logits_BL[drums, self.drums_at].sigmoid(), targets[drums, self.drums_at].long())
+            self.log("valid/drums_accuracy", self.drums_accuracy, prog_bar=True, batch_size=size)
+        self._heard.append((audio_BD.detach(), list(batch.captions)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the share of clips whose own caption is the nearest of the validation captions."""
+        captions = [caption for _, some in self._heard for caption in some]
+        audio = torch.cat([audio for audio, _ in self._heard])
+        recall = retrieval_recall(audio, self.judge.read(captions), captions)
+        # with several processes the mean over their shares
+        self.log("valid/recall_at_1", recall, prog_bar=True, batch_size=len(captions), sync_dist=True)
+        self._heard.clear()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with linear warm-up and a cosine to zero over ``trainer.max_steps``."""
+        steps = self.trainer.max_steps
+        if steps <= 0:
+            raise InputError("the judge's learning rate falls over trainer.max_steps; set it to a number of steps")
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=max(1, self.warmup_steps))
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - self.warmup_steps))
+        schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [self.warmup_steps])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_end(self) -> None:
+        """Exports the judge where ``export_to`` names a folder."""
+        if self.export_to is not None and self.trainer.is_global_zero:
+            self.export(self.export_to)
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the judge as a folder that ``load_judge`` and ``--judge`` take."""
+        self.judge.save(folder)
+
+    # ---- parts of the loss ----------------------------------------------------------------------------------------
+    def _listen(self, batch: AudioBatch) -> tuple[Tensor, Tensor]:
+        """Clips [B, D] and label logits [B, L] of a batch."""
+        wav = self.resample(batch.audio.mean(1, keepdim=True))
+        lengths = batch.lengths * self.judge.sample_rate // self.crop_rate
+        heard = self.judge(wav, lengths.clamp(min=self.judge.shortest, max=wav.shape[-1]))
+        return nn.functional.normalize(heard.clips(), dim=-1), heard.logits
+
+    def _contrastive(self, audio_BD: Tensor, batch: AudioBatch) -> Tensor:
+        text_BD = self.judge.read(batch.captions)
+        scores = self.log_scale.exp().clamp(max=100) * audio_BD @ text_BD.T
+        # two crops of one track, or two tracks described alike, are no counterexamples of each other
+        same = [
+            [a == b or s == t for b, t in zip(batch.captions, batch.tracks, strict=True)]
+            for a, s in zip(batch.captions, batch.tracks, strict=True)
+        ]
+        positive = torch.tensor(same, device=scores.device).float()
+        wanted = positive / positive.sum(-1, keepdim=True)
+        cross_entropy = nn.functional.cross_entropy
+        return (cross_entropy(scores, wanted) + cross_entropy(scores.T, wanted)) / 2
+
+    def _targets(self, batch: AudioBatch) -> tuple[Tensor, Tensor]:
+        targets, known = label_targets(self.judge.labels, batch.facts)
+        return targets.to(self.device), known.to(self.device)
+
+
+def _masked_bce(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+    losses = binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (losses * known).sum() / known.sum().clamp_min(1)

@@ -1,0 +1,127 @@
+"""How sure a number is: intervals over clips.
+
+A mean over clips is resampled (percentile bootstrap). FAD is not: resampling draws clips twice, which shrinks the
+clouds and moves every replicate upward, so its interval comes from leaving groups of clips out (jackknife).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student
+
+from datamodules.errors import InputError
+
+LEVEL = 0.95
+RESAMPLES = 2000
+GROUPS = 20
+_MOST_NUMBERS_AT_ONCE = 4_000_000
+
+
+class Interval(NamedTuple):
+    """A value between its bounds: low <= value <= high."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_mean(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> Interval:
+    """Mean over clips with a percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13).
+
+    Args:
+        values: one number a clip, at least two.
+        seed: equal seeds give equal intervals.
+        resamples: bootstrap samples.
+        level: coverage aimed at. With few clips the interval is a little too narrow: about 0.92 for 20.
+
+    Raises:
+        InputError: fewer than two values, or values that are not finite.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or len(data) < 2:
+        raise InputError(f"an interval needs at least 2 clips, not {data.size}")
+    if not np.isfinite(data).all():
+        raise InputError("an interval needs finite values; leave failed clips out")
+    generator = np.random.default_rng(seed)
+    step = max(1, _MOST_NUMBERS_AT_ONCE // len(data))
+    means = np.concatenate(
+        [
+            data[generator.integers(len(data), size=(min(step, resamples - start), len(data)))].mean(1)
+            for start in range(0, resamples, step)
+        ]
+    )
+    mean = float(data.mean())
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, min(mean, float(low)), max(mean, float(high)))
+
+
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> Interval:
+    """Mean of ``first - second`` over the same clips; the systems differ where the interval leaves zero out.
+
+    Raises:
+        InputError: lists of different lengths, or as ``bootstrap_mean``.
+    """
+    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if one.shape != other.shape:
+        raise InputError(f"paired values must be of the same clips, not {one.size} and {other.size}")
+    return bootstrap_mean(one - other, seed=seed, resamples=resamples, level=level)
+
+
+def jackknife_groups(count: int, *, seed: int = 0, groups: int = GROUPS) -> NDArray[np.int64]:
+    """[count] group numbers, as even as can be, clips dealt out in a seeded order; at most one group a clip."""
+    order = np.random.default_rng(seed).permutation(count)
+    numbers = np.empty(count, dtype=np.int64)
+    numbers[order] = np.arange(count) % min(groups, count)
+    return numbers
+
+
+def jackknife(
+    statistic: Callable[[int | None], float], groups: int, *, least: float = -math.inf, level: float = LEVEL
+) -> tuple[Interval, list[float]]:
+    """Delete-group jackknife interval of any statistic of clips (Shao and Tu, 1995, section 5.2).
+
+    Args:
+        statistic: value without the group of this number; of all clips for None.
+        groups: number of groups of clips, at least two.
+        least: the statistic's own lower bound; the interval is cut there.
+        level: coverage aimed at, with Student's t of ``groups - 1`` degrees of freedom.
+
+    Returns:
+        The interval around the value of all clips, and the value without each group.
+
+    Raises:
+        InputError: fewer than two groups.
+    """
+    if groups < 2:
+        raise InputError(f"a jackknife needs at least 2 groups of clips, not {groups}")
+    value = statistic(None)
+    without = [statistic(group) for group in range(groups)]
+    half = student.ppf((1 + level) / 2, groups - 1) * jackknife_error(without)
+    return Interval(value, min(value, max(least, value - half)), value + half), without
+
+
+def jackknife_error(without: Sequence[float]) -> float:
+    """Standard error from the values without each group: sqrt((G - 1) / G * sum (v_g - mean)^2)."""
+    values = np.asarray(without, dtype=np.float64)
+    return float(np.sqrt((len(values) - 1) * values.var()))
+
+
+def jackknife_difference(
+    first: Interval, first_without: Sequence[float], second: Interval, second_without: Sequence[float]
+) -> Interval:
+    """Difference of one statistic of two systems, from replicates that leave out the same groups of the same clips.
+
+    Raises:
+        InputError: different numbers of groups.
+    """
+    if len(first_without) != len(second_without):
+        raise InputError("paired jackknife values must leave out the same groups; evaluate both on the same clips")
+    difference = np.subtract(first_without, second_without)
+    half = float(student.ppf((1 + LEVEL) / 2, len(difference) - 1)) * jackknife_error(difference.tolist())
+    value = first.value - second.value
+    return Interval(value, value - half, value + half)
