@@ -1,0 +1,165 @@
+"""From what was heard to the numbers of results.json: four metrics with intervals, and rows to read them by."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaluation.chroma_similarity import chroma_similarity
+from evaluation.clap_score import clap_score
+from evaluation.fad import Moments, frechet_distance
+from evaluation.kld import Direction, kl_divergence
+from evaluation.listening import HeardPair, Sound
+from evaluation.uncertainty import bootstrap_mean, jackknife, jackknife_groups
+
+KL_DIRECTION: Direction = "reference_to_generated"
+# Below this many clips an interval would be a guess.
+FEWEST_FOR_INTERVAL = 4
+Score = dict[str, Any]
+Values = list[float | None]
+
+
+def score_pairs(heard: Sequence[HeardPair], seed: int) -> tuple[dict[str, Score], dict[str, Any], list[dict[str, Any]]]:
+    """Scores a system.
+
+    Args:
+        heard: in the order of their ids.
+        seed: of bootstrap, groups and shuffles.
+
+    Returns:
+        ``metrics``, ``context`` and the numbers of each clip, as they stand in results.json.
+    """
+    generated, reference = [one.generated for one in heard], [one.reference for one in heard]
+    per_clip = clip_values(heard, generated, reference)
+    metrics = {"fad": fad_score(reference, generated, seed)} | _means(per_clip, seed)
+    clips = [{name: per_clip[name][row] for name in per_clip} for row in range(len(heard))]
+    return metrics, _context(heard, seed), clips
+
+
+def clip_values(
+    heard: Sequence[HeardPair], generated: Sequence[Sound], reference: Sequence[Sound]
+) -> dict[str, Values]:
+    """KLD, CLAP and chroma of each clip: ``generated[i]`` against ``reference[i]`` and the caption of ``heard[i]``.
+
+    None where a clip has no caption, or its reference no frame that is not silent.
+    """
+    kld = kl_divergence(
+        torch.stack([one.logits for one in generated]),
+        torch.stack([one.logits for one in reference]),
+        direction=KL_DIRECTION,
+    )
+    return {
+        "kld": kld.tolist(),
+        "clap": [
+            None if one.text is None else float(clap_score(sound.clip[None], one.text[None]))
+            for one, sound in zip(heard, generated, strict=True)
+        ],
+        "chroma": [_chroma(made, real) for made, real in zip(generated, reference, strict=True)],
+    }
+
+
+def _chroma(made: Sound, real: Sound) -> float | None:
+    frames = min(len(made.chroma), len(real.chroma))
+    value, compared = chroma_similarity(made.chroma[None, :frames], real.chroma[None, :frames])
+    return float(value) if compared > 0 else None
+
+
+def fad_score(reference: Sequence[Sound], generated: Sequence[Sound], seed: int) -> Score:
+    """FAD over the windows of all clips, with a jackknife interval over clips (both sides of a pair together)."""
+    if len(generated) < 2:
+        return _nothing("FAD compares sets of clips: at least 2 are needed, not 1")
+    real, made = _windows(reference), _windows(generated)
+    if min(len(real), len(made)) < 2:
+        return _nothing(f"at least 2 windows a side are needed, not {min(len(real), len(made))}; use longer clips")
+    score: Score = {"windows": {"reference": len(real), "generated": len(made)}}
+    if min(len(real), len(made)) <= real.shape[1]:
+        score["note"] = f"no more windows than the {real.shape[1]} dimensions: biased upward, compare equal n only"
+    if len(generated) < FEWEST_FOR_INTERVAL:
+        value = frechet_distance(*Moments.of(real).gaussian(), *Moments.of(made).gaussian())
+        return score | _no_interval(value, len(generated))
+    groups = jackknife_groups(len(generated), seed=seed)
+    interval, without = jackknife(_fad_without(reference, generated, groups), int(groups.max()) + 1, least=0.0)
+    method = {"method": "delete-group jackknife over clips", "without": without}
+    return interval._asdict() | method | score
+
+
+def _fad_without(reference: Sequence[Sound], generated: Sequence[Sound], groups: Any) -> Callable[[int | None], float]:
+    sides = []
+    for sounds in (reference, generated):
+        parts = [
+            Moments.of(_windows([sound for sound, group in zip(sounds, groups, strict=True) if group == number]))
+            for number in range(int(groups.max()) + 1)
+        ]
+        sides.append((sum(parts[1:], start=parts[0]), parts))
+
+    def statistic(group: int | None) -> float:
+        left = [whole if group is None else whole - parts[group] for whole, parts in sides]
+        return frechet_distance(*left[0].gaussian(), *left[1].gaussian())
+
+    return statistic
+
+
+def _windows(sounds: Sequence[Sound]) -> torch.Tensor:
+    return torch.cat([sound.windows for sound in sounds])
+
+
+def mean_score(values: Values, seed: int, empty: str) -> Score:
+    """Mean over the clips that have a value, with a bootstrap interval."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return _nothing(empty)
+    score: Score = (
+        {} if len(known) == len(values) else {"n": len(known), "note": f"{len(known)} of {len(values)} clips"}
+    )
+    if len(known) < FEWEST_FOR_INTERVAL:
+        return score | _no_interval(float(np.mean(known)), len(known))
+    return bootstrap_mean(known, seed=seed)._asdict() | {"method": "percentile bootstrap over clips"} | score
+
+
+def _means(per_clip: dict[str, Values], seed: int) -> dict[str, Score]:
+    empty = {"clap": "no clip has a caption", "chroma": "every reference is silent", "kld": "no clips"}
+    return {name: mean_score(values, seed, empty[name]) for name, values in per_clip.items()}
+
+
+def _no_interval(value: float, count: int) -> Score:
+    reason = f"an interval needs at least {FEWEST_FOR_INTERVAL} clips, not {count}"
+    return {"value": value, "low": None, "high": None, "interval": reason}
+
+
+def _nothing(reason: str) -> Score:
+    return {"value": None, "low": None, "high": None, "interval": reason}
+
+
+def _context(heard: Sequence[HeardPair], seed: int) -> dict[str, Any]:
+    """Rows that say how to read the scores: what real recordings, wrong ones and noise get from the same judge."""
+    reference, noise = [one.reference for one in heard], [one.noise for one in heard]
+    order = np.random.default_rng(seed).permutation(len(heard))
+    rows: dict[str, Any] = {}
+    half = len(heard) // 2
+    rows["reference"] = {
+        "label": "References",
+        "meaning": "The recordings themselves: FAD between two random halves of them (half the clips, so a little "
+        "high), CLAP with their own captions",
+        "clap": mean_score(clip_values(heard, reference, reference)["clap"], seed, "no clip has a caption"),
+    }
+    if half >= 2:
+        halves = [[reference[row] for row in some] for some in (order[:half], order[half : 2 * half])]
+        rows["reference"]["fad"] = fad_score(halves[0], halves[1], seed)
+    if len(heard) >= 2:
+        # each clip takes the place of its neighbour in a random circle, so none stands for itself
+        other: list[Sound] = [reference[0]] * len(heard)
+        for place, row in enumerate(order):
+            other[row] = reference[order[place - 1]]
+        rows["shuffled"] = {
+            "label": "References, shuffled",
+            "meaning": "The recordings of other prompts: good music that ignores the prompt (chance level)",
+            **_means(clip_values(heard, other, reference), seed),
+        }
+    rows["noise"] = {
+        "label": "White noise",
+        "meaning": "Noise in place of music: the far end of the scale",
+        "fad": fad_score(reference, noise, seed),
+        **_means(clip_values(heard, noise, reference), seed),
+    }
+    return rows
