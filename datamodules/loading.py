@@ -28,7 +28,7 @@ class NumberedDataModule(LightningDataModule):
         super().__init__()
         self.batch_size, self.workers, self.seed, self.valid_items = batch_size, workers, seed, valid_items
         self._start_sample = 0
-        self._start_batch = 0
+        self._start_step = 0
 
     @abstractmethod
     def samples(self, split: str, seed: int) -> Dataset[Any]:
@@ -42,7 +42,7 @@ class NumberedDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Endless; begins at the first sample that no finished optimiser step has seen."""
         trainer = self._trainer()
-        self._start_batch = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        self._start_step = trainer.global_step
         sampler = NumberSampler(self._start_sample, trainer.global_rank, trainer.world_size)
         return self._loader(self.samples("train", self.seed), sampler)
 
@@ -56,9 +56,9 @@ class NumberedDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """How many samples the finished optimiser steps have consumed, over all ranks."""
         trainer = self._trainer()
-        batches = trainer.fit_loop.epoch_loop.batch_progress.total.processed - self._start_batch
-        batches -= batches % trainer.accumulate_grad_batches
-        return {"consumed": self._start_sample + batches * self.batch_size * trainer.world_size}
+        steps = trainer.global_step - self._start_step
+        per_step = self.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+        return {"consumed": self._start_sample + steps * per_step}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Goes on after ``consumed`` samples."""

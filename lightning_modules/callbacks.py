@@ -1,0 +1,131 @@
+"""Callbacks of training: the average of the weights, and a checkpoint whenever a run ends early."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+class WeightAverage(Callback):
+    """Exponential moving average of the trained weights (MusicGen: decay 0.99 every 10 steps), used for validation and export.
+
+    The average is unbiased: update i weighs (1 - decay) / (1 - decay^i), so it starts as the weights themselves and never
+    remembers the initialisation.
+
+    Args:
+        decay: share of the old average that an update keeps.
+        every: optimiser steps between updates.
+    """
+
+    def __init__(self, decay: float = 0.99, every: int = 10) -> None:
+        self.decay, self.every = decay, every
+        self.updates = 0
+        self._seen_step = 0
+        self._average: list[Tensor] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins with the weights, or brings a restored average to the device."""
+        parameters = _trained(pl_module)
+        if self._average:
+            self._average = [a.to(p.device) for a, p in zip(self._average, parameters, strict=True)]
+        else:
+            self._average = [p.detach().clone() for p in parameters]
+        self._seen_step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Updates after every ``every``-th optimiser step."""
+        step = trainer.global_step
+        if step == self._seen_step or step % self.every:
+            return
+        self._seen_step = step
+        self.updates += 1
+        weight = (1 - self.decay) / (1 - self.decay**self.updates)
+        torch._foreach_lerp_(self._average, [p.detach() for p in _trained(pl_module)], weight)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validates the average."""
+        if self.updates:
+            self._swap(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Goes back to the weights in training."""
+        if self.updates:
+            self._swap(pl_module)
+
+    @contextmanager
+    def applied(self, pl_module: LightningModule) -> Iterator[None]:
+        """Within it the module has the averaged weights."""
+        if self.updates:
+            self._swap(pl_module)
+        try:
+            yield
+        finally:
+            if self.updates:
+                self._swap(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, for the checkpoint."""
+        return {"updates": self.updates, "average": self._average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the average from a checkpoint."""
+        self.updates, self._average = state_dict["updates"], state_dict["average"]
+
+    @torch.no_grad()
+    def _swap(self, pl_module: LightningModule) -> None:
+        for average, parameter in zip(self._average, _trained(pl_module), strict=True):
+            held = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(held)
+
+
+def _trained(pl_module: LightningModule) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+
+
+class SaveOnExit(Callback):
+    """Leaves a checkpoint of the last finished optimiser step when a run is interrupted.
+
+    Args:
+        path: the checkpoint's file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self._first_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remembers where this run began."""
+        self._first_step = trainer.global_step
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves, unless not one step was finished since the checkpoint that this run began with."""
+        if not isinstance(exception, KeyboardInterrupt) and type(exception).__name__ != "SIGTERMException":
+            return
+        if trainer.global_step == self._first_step:
+            trainer.print("interrupted before the first optimiser step was finished: nothing to save")
+            return
+        trainer.save_checkpoint(self.path)
+        trainer.print(f"interrupted: step {trainer.global_step} is saved as {self.path}; `make resume` goes on from it")
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Rewinds the loop's count of micro-batches to the last whole optimiser step.
+
+        Gradients gathered since then are not in a checkpoint, so a resumed run must gather them again: it begins a whole
+        accumulation, at the sample where that accumulation began.
+        """
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["current"], progress["total"]):
+            surplus = counts["processed"] % trainer.accumulate_grad_batches
+            if surplus:
+                whole = counts["processed"] - surplus
+                counts.update(ready=whole + 1, started=whole + 1, processed=whole, completed=whole)

@@ -1,0 +1,56 @@
+"""The decoding loop: one step of the pattern at a time, over a key/value cache.
+
+Shape letters: B items, R rows (2 B with guidance), K codebooks, T frames, S steps.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_modules.generation.sampling import Sampling, draw, guide, noise
+from lightning_modules.lm.conditioners import Conditions
+from lightning_modules.lm.model import LanguageModel
+
+
+@torch.inference_mode()
+def generate_codes(
+    lm: LanguageModel,
+    conditions: Conditions,
+    frames: int,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """Draws B x T frames of codes.
+
+    Args:
+        lm: the language model.
+        conditions: B rows.
+        frames: T.
+        seeds: one a row; a row's codes depend on its own seed and condition, not on its neighbours.
+        sampling: how to draw.
+        progress: called after each step with (steps done, steps in all).
+
+    Returns:
+        Codes [B, K, T] int64.
+    """
+    pattern = lm.pattern
+    device = lm.embedding.weight.device
+    total = pattern.length(frames)
+    # Where the pattern has a code; elsewhere the special token stays.
+    present = pattern.build(torch.zeros(1, pattern.codebooks, frames, dtype=torch.int64, device=device))[0] == 0
+    sequence = torch.full((len(seeds), pattern.codebooks, total), pattern.special, device=device)
+    uniform = noise(seeds, total, pattern.codebooks).to(device)
+    guided = sampling.guidance != 1
+    cross = lm.cross_input(conditions.followed_by(conditions.null()) if guided else conditions)
+    cache = lm.transformer.new_cache(len(cross.mask), total - 1)
+    for step in range(1, total):
+        inputs = sequence[..., step - 1 : step]
+        logits = lm(inputs.repeat(2, 1, 1) if guided else inputs, cross, cache)[:, :, 0]
+        if guided:
+            logits = guide(logits, sampling.guidance)
+        codes = draw(logits, uniform[..., step], sampling)
+        sequence[..., step] = torch.where(present[:, step], codes, pattern.special)
+        progress(step, total - 1)
+    return pattern.revert(sequence, frames)[0]

@@ -1,0 +1,116 @@
+"""The language model over codec tokens.
+
+Shape letters: B items, K codebooks, T frames, S steps, V entries of a codebook, D width, L condition length.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.lm.conditioners import Conditions
+from lightning_modules.lm.patterns import build_pattern
+from lightning_modules.lm.transformer import CrossInput, KeyValueCache, Transformer, truncated_normal_
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """Shape of the language model; the defaults are the paper's 300M.
+
+    Attributes:
+        dim: width, D.
+        layers: transformer blocks.
+        heads: attention heads.
+        ff_ratio: the feed-forward layers are this many times wider.
+        codebooks: K.
+        entries: entries of each codebook, V.
+        pattern: how codebooks are interleaved; see ``lightning_modules.lm.patterns``.
+    """
+
+    dim: int = 1024
+    layers: int = 24
+    heads: int = 16
+    ff_ratio: int = 4
+    codebooks: int = 4
+    entries: int = 2048
+    pattern: str = "delay"
+
+
+class LanguageModel(nn.Module):
+    """Predicts codes from the codes before them and a text.
+
+    Args:
+        config: its shape.
+        text_dim: width of the text encoder's embeddings.
+    """
+
+    def __init__(self, config: LanguageModelConfig, text_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.pattern = build_pattern(config.pattern, config.codebooks, special=config.entries)
+        # One table and one product for all codebooks: codebook k owns rows k (V + 1) ... of the embedding (the last is the
+        # special token) and rows k V ... of the heads.
+        self.embedding = nn.Embedding(config.codebooks * (config.entries + 1), config.dim)
+        self.text_projection = nn.Linear(text_dim, config.dim)
+        hidden = config.ff_ratio * config.dim
+        self.transformer = Transformer(config.dim, config.layers, config.heads, hidden, cross_attention=True)
+        self.heads = nn.Linear(config.dim, config.codebooks * config.entries, bias=False)
+        offsets = torch.arange(config.codebooks) * (config.entries + 1)
+        self.register_buffer("offsets", offsets[:, None], persistent=False)
+        self._initialise()
+
+    offsets: Tensor
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        truncated_normal_(self.embedding.weight, self.config.dim)
+        truncated_normal_(self.heads.weight, self.config.dim)
+        truncated_normal_(self.text_projection.weight, self.text_projection.in_features)
+        nn.init.zeros_(self.text_projection.bias)
+        self.transformer.initialise()
+
+    def forward(
+        self, sequence: Tensor, cross: CrossInput, cache: KeyValueCache | None = None, *, last: bool = False
+    ) -> Tensor:
+        """Sequence [B, K, S] -> logits [B, K, S, V] of the step *after* each; only the last one's with ``last``."""
+        x = self.embedding(sequence + self.offsets).sum(1)
+        x = self.transformer(x, cross, cache)
+        if last:
+            x = x[:, -1:]
+        logits: Tensor = self.heads(x).unflatten(-1, (self.config.codebooks, self.config.entries))
+        return logits.transpose(1, 2)
+
+    def cross_input(self, conditions: Conditions) -> CrossInput:
+        """Projects the text to the model's width; padded and dropped places are exact zeros."""
+        embeddings, mask = conditions["text"]
+        states: Tensor = self.text_projection(embeddings)
+        return CrossInput(states.masked_fill(~mask[..., None], 0), mask)
+
+    def teacher_forced(
+        self, codes: Tensor, conditions: Conditions, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Codes [B, K, T] -> logits [B, K, S, V] of steps 1 to S, and their targets [B, K, S].
+
+        The shift by one between inputs and targets happens here and nowhere else: the last step is never an input, and step
+        0, which is empty, never a target. A target is the special token where there is nothing to predict: no code at that
+        step, or a frame at or past ``lengths`` [B].
+        """
+        if lengths is not None:
+            frames = torch.arange(codes.shape[-1], device=codes.device)
+            codes = codes.masked_fill((frames >= lengths[:, None])[:, None], self.config.entries)
+        sequence = self.pattern.build(codes, trim=True)
+        return self(sequence[..., :-1], self.cross_input(conditions)), sequence[..., 1:]
+
+    def logits(self, codes: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """Codes [B, K, T] -> logits [B, K, T, V] for each of them under teacher forcing, and a mask [B, K, T].
+
+        The mask is false, and the logits zero, for the last codes of delayed codebooks, whose steps training leaves out.
+        """
+        outputs, _ = self.teacher_forced(codes, conditions)
+        return self.pattern.revert(outputs, codes.shape[-1], first_step=1)
+
+
+def parameter_count(config: LanguageModelConfig, text_dim: int) -> int:
+    """Parameters of the model with its text projection, without allocating them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in LanguageModel(config, text_dim).parameters())
