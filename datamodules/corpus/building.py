@@ -1,0 +1,141 @@
+"""Building a corpus: checks, jobs, processes, progress, manifest."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from datamodules.corpus.catalogue import catalogue
+from datamodules.corpus.packages import recipe, soundfont_path
+from datamodules.corpus.pieces import Job, finished_line, make_piece
+from datamodules.corpus.selection import Selection
+from datamodules.errors import InputError
+from datamodules.manifest import FILE_NAME, Track, read_manifest, write_manifest
+
+# Raise with every change that makes a piece sound or read otherwise: pieces of another revision are made again.
+REVISION = 1
+_AUDIO = "audio"
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def build_corpus(
+    out: str | Path,
+    *,
+    pieces: int = 120,
+    seed: int = 0,
+    workers: int | None = None,
+    soundfont: str | Path | None = None,
+) -> Path:
+    """Renders a corpus, or what is missing of it.
+
+    Two runs with one seed give the same files to the bit, whatever ``workers`` is; a larger corpus begins with the smaller
+    one of its seed. A piece that is there is not made again, so a run that was broken off is taken up by repeating it.
+
+    Args:
+        out: folder for ``manifest.jsonl`` and ``audio/``; made if missing.
+        pieces: number of pieces, 12 to 40 s each.
+        seed: draws scores, excerpts, tempi, instruments and wording.
+        workers: processes; None takes one a CPU core.
+        soundfont: General MIDI SoundFont to play with; None takes pretty_midi's TimGM6mb.
+
+    Returns:
+        The path of the manifest.
+
+    Raises:
+        InputError: a bad number, a package that is missing, a folder that cannot be written or holds another corpus.
+    """
+    if pieces < 1:
+        raise InputError(f"--pieces must be at least 1, not {pieces}")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers must be at least 1, not {workers}")
+    font = soundfont_path(soundfont)
+    name = recipe(font, REVISION)
+    root = _prepared(Path(out), seed)
+    hands = Selection(catalogue(), seed).deal(pieces)
+    jobs = [
+        Job(number, seed, tuple(hand), root / _AUDIO / f"{number:05d}.flac", font, name)
+        for number, hand in enumerate(hands)
+    ]
+    found = {job.number: finished_line(job.path, seed, name) for job in jobs}
+    lines = {number: line for number, line in found.items() if line is not None}
+    missing = [job for job in jobs if job.number not in lines]
+    count = min(workers or len(os.sched_getaffinity(0)), max(1, len(missing)))
+    with _progress(len(jobs), len(lines)) as advance:
+        for number, line in _made(missing, count):
+            lines[number] = line
+            advance()
+    manifest = root / FILE_NAME
+    write_manifest(manifest, (_track(lines[job.number], job.path) for job in jobs))
+    return manifest
+
+
+def _prepared(root: Path, seed: int) -> Path:
+    """Makes the folder, or sees that what lies there may be continued."""
+    if root.exists() and not root.is_dir():
+        raise InputError(f"--out {root}: is a file; give a folder")
+    if (root / FILE_NAME).is_file():
+        others = {track.facts.get("seed", "none") for track in read_manifest(root)} - {seed}
+        if others:
+            raise InputError(
+                f"--out {root}: holds a manifest that is not of seed {seed} (but {others.pop()}); give another folder or seed"
+            )
+    try:
+        (root / _AUDIO).mkdir(parents=True, exist_ok=True)
+        probe = root / _AUDIO / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--out {root}: cannot be written ({error.strerror})") from error
+    return root
+
+
+def _made(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Makes the pieces, in this process or in several; yields (number, line) as they are finished."""
+    if workers == 1:
+        for job in jobs:
+            yield job.number, make_piece(job)
+        return
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        running = {pool.submit(make_piece, job): job.number for job in jobs}
+        for future in as_completed(running):
+            yield running[future], future.result()
+    except BaseException:
+        # Broken off: workers would otherwise finish what they have, and keep the terminal waiting.
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+def _start_worker() -> None:
+    """One thread a process; Ctrl-C is the parent's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in _THREADS:
+        os.environ[name] = "1"
+
+
+@contextmanager
+def _progress(total: int, done: int) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("pieces"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("rendering", total=total, completed=done)
+        yield lambda: bar.advance(task)
+
+
+def _track(line: dict[str, Any], path: Path) -> Track:
+    own = ("id", "duration", "sample_rate", "caption", "split")
+    return Track(
+        **{name: line[name] for name in own},
+        path=path,
+        facts={name: value for name, value in line.items() if name not in own},
+    )

@@ -1,0 +1,177 @@
+"""One piece of the corpus from first to last: score, excerpt, tempo, arrangement, audio, facts, caption, file."""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.corpus.arranging import Arrangement
+from datamodules.corpus.captions import tempo_class, write_caption
+from datamodules.corpus.catalogue import Entry
+from datamodules.corpus.instruments import instrument
+from datamodules.corpus.keys import estimate_key
+from datamodules.corpus.orchestration import arrange
+from datamodules.corpus.reading import UnusableScoreError, read_score
+from datamodules.corpus.scores import Score, excerpt, played_round, steady_bars
+
+SHORTEST_SECONDS, LONGEST_SECONDS = 12.0, 40.0
+_LICENSE = "score: public domain, encoded in music21's corpus; sound: {soundfont}"
+_SOUNDFONT_LICENSES = {"TimGM6mb.sf2": "TimGM6mb.sf2 (GPL-2)"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to make one piece.
+
+    Attributes:
+        number: of the piece, from 0.
+        seed: of the corpus.
+        hand: the score to play, then those to try where it is damaged.
+        path: of the FLAC file.
+        soundfont: file to play with.
+        recipe: name of the way of making, kept in the file.
+    """
+
+    number: int
+    seed: int
+    hand: tuple[Entry, ...]
+    path: Path
+    soundfont: Path
+    recipe: str
+
+
+def make_piece(job: Job) -> dict[str, Any]:
+    """Renders a piece into its file, which is put in place whole, and returns its manifest line.
+
+    The line travels inside the FLAC file as its comment: what is finished can be told from the file alone.
+    """
+    import soundfile
+
+    from datamodules.corpus.rendering import SAMPLE_RATE, render
+
+    entry, score, bpm, source = choose(job)
+    key = estimate_key(score.notes)
+    arrangement = arrange(score, tonic=key.tonic, bpm=bpm, rng=_draws(job, "arrangement"))
+    samples = render(arrangement, job.soundfont)
+    facts = {
+        **_facts(entry, arrangement, score),
+        "bpm_source": source,
+        "key": key.name,
+        "key_correlation": round(key.correlation, 3),
+        "seed": job.seed,
+        "license": _LICENSE.format(soundfont=_SOUNDFONT_LICENSES.get(job.soundfont.name, job.soundfont.name)),
+        "recipe": job.recipe,
+    }
+    caption, stated = write_caption(facts, _draws(job, "caption"))
+    line = {
+        "id": job.path.stem,
+        "duration": round(len(samples) / SAMPLE_RATE, 6),
+        "sample_rate": SAMPLE_RATE,
+        "caption": caption,
+        "split": entry.split,
+        **facts,
+        "caption_facts": stated,
+    }
+    partial = job.path.with_name(job.path.name + ".partial")
+    with soundfile.SoundFile(str(partial), "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
+        file.comment = json.dumps(line, ensure_ascii=False)
+        file.write(samples)
+    partial.replace(job.path)
+    return line
+
+
+def finished_line(path: Path, seed: int, recipe: str) -> dict[str, Any] | None:
+    """The manifest line inside a finished piece; None where there is none, or one made otherwise."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            line = json.loads(file.comment)
+    except (OSError, RuntimeError, ValueError):
+        return None
+    same = isinstance(line, dict) and line.get("seed") == seed and line.get("recipe") == recipe
+    return line if same else None
+
+
+def choose(job: Job) -> tuple[Entry, Score, float, str]:
+    """The first score of the hand that can be played: entry, excerpt, quarter notes a minute and where they came from."""
+    for entry in job.hand:
+        rng = _draws(job, entry.score)
+        try:
+            score = read_score(entry.source())
+            bpm, source = choose_tempo(score, entry.collection, rng)
+            return entry, choose_excerpt(score, bpm, rng), bpm, source
+        except UnusableScoreError:
+            continue
+    raise RuntimeError(
+        f"piece {job.number}: none of {len(job.hand)} scores can be played; is music21's corpus complete?"
+    )
+
+
+def choose_tempo(score: Score, collection: str, rng: random.Random) -> tuple[float, str]:
+    """The score's own tempo ("score"), or one drawn by how dense its top voice is ("assigned"), in quarters a minute."""
+    if score.tempo is not None:
+        return round(score.tempo, 2), "score"
+    top = [note for note in score.notes if note.voice == 0]
+    density = len(top) / max(1e-6, sum(note.beats for note in top))
+    low, high = {"Bach": (1.0, 2.4)}.get(collection, (2.2, 5.0) if "quartets" in collection else (2.6, 6.6))
+    notes_a_second = rng.uniform(low, high)
+    return float(min(208, max(52, round(60 * notes_a_second / density)))), "assigned"
+
+
+def choose_excerpt(score: Score, bpm: float, rng: random.Random) -> Score:
+    """Twelve to forty seconds of a score in one time signature, from a bar line to a bar line.
+
+    A tune that is too short is played over again. Phrases are mostly four bars, so excerpts begin at a fourth bar.
+
+    Raises:
+        UnusableScoreError: too little of it is in one metre.
+    """
+    score = excerpt(score, *steady_bars(score))
+    seconds = 60 / bpm
+    if score.beats * seconds < 5 or len(score.bars) < 4:
+        raise UnusableScoreError("too little in one metre")
+    if score.beats * seconds < SHORTEST_SECONDS + 4:
+        score = played_round(score, int((SHORTEST_SECONDS + 4) / (score.beats * seconds)) + 1)
+        if not all(bar.whole for bar in score.bars[1:-1]):
+            raise UnusableScoreError("does not join up with itself")
+    wanted = rng.uniform(SHORTEST_SECONDS + 2, LONGEST_SECONDS - 4)
+    pickup = 0 if score.bars[0].whole else 1
+    starts = [0, *range(4 + pickup, len(score.bars), 4)]
+    starts = [
+        at for at in starts if (score.beats - score.bars[at].start) * seconds >= min(wanted, score.beats * seconds)
+    ]
+    first = rng.choice(starts)
+    last = first + 1
+    while last < len(score.bars) and (score.bars[last].end - score.bars[first].start) * seconds <= wanted:
+        last += 1
+    chosen = excerpt(score, first, last)
+    sounding = sum(note.beats for note in chosen.notes if note.voice == 0)
+    if not SHORTEST_SECONDS * 0.75 <= chosen.beats * seconds <= LONGEST_SECONDS or sounding < 0.4 * chosen.beats:
+        raise UnusableScoreError("no stretch of the right length that sounds")
+    return chosen
+
+
+def _facts(entry: Entry, arrangement: Arrangement, score: Score) -> dict[str, Any]:
+    names = list(dict.fromkeys(part.instrument for part in arrangement.parts))
+    lead = next((part.instrument for part in arrangement.parts if part.role == "melody"), "")
+    return {
+        "instruments": names,
+        "families": list(dict.fromkeys(instrument(name).family for name in names)),
+        "lead": lead if len(names) > 1 else "",
+        "drums": any(part.role == "drums" for part in arrangement.parts),
+        "bpm": arrangement.bpm,
+        "tempo": tempo_class(arrangement.bpm),
+        "time_signature": "{}/{}".format(*score.bars[0].metre),
+        "form": entry.form,
+        "room": arrangement.room,
+        "collection": entry.collection,
+        "composer": entry.composer,
+        "title": entry.title,
+        "score": entry.score,
+    }
+
+
+def _draws(job: Job, purpose: str) -> random.Random:
+    return random.Random(f"{job.seed}/{job.number}/{purpose}")
