@@ -1,11 +1,14 @@
 """Training the codec: reconstruction in the time and mel domains, commitment, codebooks by moving averages."""
 
+from pathlib import Path
+
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.batches import AudioBatch
+from lightning_modules.checkpoints import save_codec
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.encodec import Codec
 from lightning_modules.codec.losses import MultiScaleMelDistance, MultiScaleMelLoss, si_sdr
@@ -63,6 +66,10 @@ class CodecTraining(LightningModule):
         for k in range(self.codec.codebooks):
             perplexity = code_perplexity(output.codes[:, k], self.codec.entries)
             self.log(f"valid/perplexity_{k}", perplexity, batch_size=count, sync_dist=True)
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the codec as a codec folder."""
+        save_codec(folder, self.codec)
 
     def configure_optimizers(self) -> object:
         """AdamW with warm-up and cosine over the run's ``max_steps``."""

@@ -1,5 +1,7 @@
 """Training the language model (MusicGen, section 3.1)."""
 
+from pathlib import Path
+
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from torchmetrics import MeanMetric
 from datamodules.batches import TokenBatch
 from datamodules.errors import InputError
 from datamodules.sample_order import uniform
+from lightning_modules.checkpoints import save_model
 from lightning_modules.lm.conditioners import Conditions, TextEncoder, TextEncoderConfig, build_text_encoder
 from lightning_modules.lm.losses import codebook_means, cross_entropy_sums
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
@@ -99,6 +102,16 @@ class LanguageModelTraining(LightningModule):
         """Which of the samples [B] are trained without conditions, [B] bool: a draw of each sample's own."""
         draws = [uniform(self.seed, number, "condition dropout") < self.condition_dropout for number in numbers.tolist()]
         return torch.tensor(draws, device=numbers.device)
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the model as a model folder, with its codec.
+
+        Raises:
+            InputError: no codec was named.
+        """
+        if not self.codec:
+            raise InputError("a model folder carries its codec: set model.init_args.codec to the codec's folder")
+        save_model(folder, self.lm, self.text, self.text_encoder, self.codec)
 
     def configure_optimizers(self) -> object:
         """AdamW with warm-up and cosine over the run's ``max_steps``."""

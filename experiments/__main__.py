@@ -1,0 +1,81 @@
+"""``mgl``, or ``python -m experiments``: every command of the suite.
+
+Each command is a function whose signature gives its flags; ``fit`` and its kin are LightningCLI's. A command's module is
+imported when it is called, so that help is quick and nothing heavy is loaded for nothing.
+"""
+
+import os
+import sys
+from importlib import import_module
+
+from datamodules.errors import InputError
+
+# name: (module, function, one line for the help)
+COMMANDS = {
+    "demo": ("experiments.commands.demo", "demo", "the whole job on the embedded corpus, from scores to a report"),
+    "corpus": ("experiments.commands.corpus", "corpus", "render public-domain scores to captioned audio"),
+    "tokens": ("experiments.commands.tokens", "tokens", "encode a manifest's tracks into a token store"),
+    "train": ("experiments.commands.train", "train", "the paper's language-model recipe at a size, composed and checked"),
+    "resume": ("experiments.commands.resume", "resume", "go on with an interrupted run"),
+    "eval-set": ("experiments.commands.eval_set", "eval_set", "cut reference clips from held-out tracks"),
+    "perplexity": ("experiments.commands.perplexity", "perplexity", "a model's cross-entropy on held-out tokens"),
+    "generate": ("experiments.commands.generate", "generate", "prompts to audio files"),
+    "evaluate": ("experiments.commands.evaluate", "evaluate", "score a folder of audio against references"),
+    "compare": ("experiments.commands.compare", "compare", "results of several systems as one page"),
+}
+LIGHTNING = {
+    "fit": "train from layered configs: -c lm -c size/nano -c my.yaml --trainer.devices 8 ...",
+    "validate": "validate a checkpoint under layered configs",
+    "test": "test a checkpoint under layered configs",
+    "predict": "predict under layered configs",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command; the process ends with 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return
+    try:
+        run(name, rest)
+    except InputError as error:
+        sys.exit(_complain(f"mgl {name}: {' '.join(str(error).split())}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_complain(f"mgl {name}: interrupted", 130))
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def run(name: str, arguments: list[str]) -> None:
+    """Runs one command; what is wrong with its arguments is an ``InputError``."""
+    if name in LIGHTNING:
+        from experiments.cli import fit_cli
+
+        fit_cli([name, *arguments])
+    elif name in COMMANDS:
+        module, function, _ = COMMANDS[name]
+        from experiments.cli import call
+
+        call(getattr(import_module(module), function), name, arguments)
+    else:
+        raise InputError(f"there is no such command; `mgl --help` lists them: {', '.join([*COMMANDS, *LIGHTNING])}")
+
+
+def usage() -> str:
+    """The list of commands."""
+    lines = [f"  {name:<11} {text}" for name, (_, _, text) in COMMANDS.items()]
+    lines += [f"  {name:<11} {text}" for name, text in LIGHTNING.items()]
+    return "usage: mgl COMMAND ...   (`mgl COMMAND --help` explains one)\n\n" + "\n".join(lines)
+
+
+def _complain(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

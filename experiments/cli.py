@@ -1,0 +1,99 @@
+"""Command lines: functions through jsonargparse, training through LightningCLI with layered configs."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from datamodules.errors import InputError
+
+CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
+MODEL = "model"
+
+
+def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
+    """Calls a command's function with what the command line says."""
+    from jsonargparse import ArgumentParser, auto_cli
+
+    class Parser(ArgumentParser):  # type: ignore[misc]
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise InputError(f"{message} (`mgl {name} --help` explains)") from ex
+
+    auto_cli(function, args=arguments, prog=f"mgl {name}", parser_class=Parser, as_positional=True)
+
+
+def fit_cli(arguments: list[str]) -> None:
+    """``mgl fit|validate|test|predict``: LightningCLI whose ``-c`` also takes the name of a layer in experiments/configs.
+
+    What every run has, besides the layers: ``run``, the folder that holds its config, logs, checkpoints and, in the end, the
+    model; an average of the weights; a checkpoint when it is interrupted.
+    """
+    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+    from experiments.callbacks import LineProgress, ModelFolder
+    from experiments.compose import resolve_layers
+    from lightning_modules.callbacks import SaveOnExit, WeightAverage
+
+    _be_quiet()
+
+    class Parser(LightningArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise InputError(message) from ex
+
+    class SuiteCLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument("--run", type=str, required=True, help="folder of the run: config, logs, checkpoints, model")
+            parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+            parser.add_lightning_class_args(WeightAverage, "average")
+            parser.add_lightning_class_args(SaveOnExit, "save_on_exit")
+            parser.add_lightning_class_args(ModelFolder, "model_folder")
+            parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/{CHECKPOINTS}")
+            parser.link_arguments("run", "save_on_exit.path", compute_fn=lambda run: f"{run}/{CHECKPOINTS}/{LAST}")
+            parser.link_arguments("run", "model_folder.folder", compute_fn=lambda run: f"{run}/{MODEL}")
+
+        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+            run = self._get(self.config_init, "run")
+            if Path(run).exists() and not Path(run).is_dir():
+                raise InputError(f"{run}: is a file; --run names a folder")
+            if self._get(self.config_init, "trainer.logger") is None:
+                kwargs["logger"] = _logger(run)
+            callbacks = self._get(self.config_init, "trainer.callbacks") or []
+            kwargs["enable_progress_bar"] = sys.stderr.isatty()
+            return super().instantiate_trainer(default_root_dir=run, callbacks=[*callbacks, LineProgress()], **kwargs)
+
+    SuiteCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        parser_class=Parser,
+        args=resolve_layers(arguments),
+    )
+
+
+def _be_quiet() -> None:
+    """Hides what Lightning says to everybody and what no user of ours can act on."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # We hand LightningCLI its arguments with the layers' names resolved.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    # Lightning's own use of a deprecated call.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # Samples are numbered, so loaders have no length, and nothing is replayed on resume.
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty")
+
+
+def _logger(run: str) -> Any:
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    kind = TensorBoardLogger if find_spec("tensorboard") else CSVLogger
+    return kind(run, name="", version="")

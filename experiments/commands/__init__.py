@@ -1,0 +1,1 @@
+"""One command a file: a function whose signature and docstring are its flags and help."""

@@ -1,0 +1,26 @@
+"""``mgl resume``: go on where a run stopped."""
+
+
+def resume(run: str = "") -> None:
+    """Goes on with an interrupted run from the last optimiser step of its newest checkpoint.
+
+    Args:
+        run: folder of the run; by default the one whose checkpoint was written last under runs/.
+    """
+    from pathlib import Path
+
+    from datamodules.errors import InputError
+    from experiments.cli import CHECKPOINTS, LAST, fit_cli
+
+    if run:
+        found = [Path(run) / CHECKPOINTS / LAST]
+    else:
+        found = sorted(Path("runs").glob(f"**/{CHECKPOINTS}/{LAST}"), key=lambda path: path.stat().st_mtime)
+    if not found or not found[-1].exists():
+        raise InputError(f"{run or 'runs/'}: holds no checkpoint to go on from")
+    checkpoint = found[-1]
+    config = checkpoint.parent.parent / "config.yaml"
+    if not config.is_file():
+        raise InputError(f"{config}: is missing, so the run cannot be composed again; start it anew")
+    print(f"resuming {config.parent} from {checkpoint}")
+    fit_cli(["fit", "-c", str(config), "--ckpt_path", str(checkpoint)])

@@ -1,0 +1,46 @@
+"""Layered configs: where a layer lies, and in which order layers go."""
+
+from pathlib import Path
+
+from datamodules.errors import InputError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def resolve_layers(arguments: list[str]) -> list[str]:
+    """The same command line with every ``-c NAME`` made a path: an existing file, or a layer of experiments/configs.
+
+    Raises:
+        InputError: neither.
+    """
+    resolved: list[str] = []
+    take_next = False
+    for argument in arguments:
+        if take_next:
+            resolved.append(str(layer_path(argument)))
+        elif argument.startswith("--config="):
+            resolved.append(f"--config={layer_path(argument.removeprefix('--config='))}")
+        else:
+            resolved.append(argument)
+        take_next = not take_next and argument in ("-c", "--config")
+    return resolved
+
+
+def layer_path(name: str) -> Path:
+    """The file of a layer: ``name`` itself, or ``experiments/configs/NAME.yaml``."""
+    if Path(name).is_file():
+        return Path(name)
+    path = (CONFIGS / f"{name}.yaml").resolve()
+    if path.is_relative_to(CONFIGS) and path.is_file():
+        return path
+    raise InputError(f"there is no config {name!r}; the layers are {', '.join(layers())}, or give a YAML file")
+
+
+def layers() -> list[str]:
+    """The names of all layers."""
+    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
+def language_model_layers(size: str, pattern: str, conditioning: str, cluster: str) -> list[str]:
+    """The layers of a language-model run in their one order; later ones win."""
+    return ["lm", f"size/{size}", f"pattern/{pattern}", f"conditioning/{conditioning}", f"cluster/{cluster}"]

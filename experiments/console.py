@@ -1,0 +1,52 @@
+"""What commands share on the terminal: progress bars, devices, checked output folders."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from datamodules.errors import InputError
+
+
+def progress() -> Progress:
+    """A progress bar on standard error; in a log it leaves its last state only."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=Console(stderr=True),
+    )
+
+
+def pick_device(name: str) -> str:
+    """``name``, or for "auto" a GPU where there is one.
+
+    Raises:
+        InputError: a GPU was asked for and there is none.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {name!r}: this machine has no usable GPU; use --device cpu")
+    if name.split(":")[0] not in ("cpu", "cuda", "mps"):
+        raise InputError(f"there is no device {name!r}; choose cpu, cuda, cuda:N or auto")
+    return name
+
+
+def require_folder(path: str | Path) -> Path:
+    """Makes the folder ``path`` if need be.
+
+    Raises:
+        InputError: it is a file, or cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(f"{folder}: is a file; an output folder is wanted here") from error
+    except (PermissionError, NotADirectoryError) as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
+    return folder

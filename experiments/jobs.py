@@ -1,0 +1,137 @@
+"""Generation jobs: many prompts through one model into a folder that evaluation reads."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.audio_io import write_audio
+from datamodules.errors import InputError
+from datamodules.manifest import FILE_NAME, Track, write_manifest
+from experiments.callbacks import RECORD
+from experiments.console import progress
+from experiments.prompts import Prompt
+from lightning_modules.generation.model import MusicModel
+
+SYSTEM = "system.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to draw, and how many clips at once."""
+
+    guidance: float = 3.0
+    top_k: int = 250
+    temperature: float = 1.0
+    batch_size: int = 16
+
+
+def generate_clips(model: MusicModel, prompts: list[Prompt], folder: Path, options: Options, name: str) -> None:
+    """Generates every prompt into ``folder``: wave files, a manifest, and ``system.json`` with what the model is and cost.
+
+    Raises:
+        InputError: a clip is shorter than one frame of the codec.
+    """
+    frame = 1 / model.codec.frame_rate
+    for prompt in prompts:
+        if prompt.duration < frame:
+            raise InputError(f"prompt {prompt.id!r}: {prompt.duration} s is shorter than one frame ({frame:g} s)")
+    tracks: dict[str, Track] = {}
+    watch = Stopwatch()
+    with progress() as bar:
+        task = bar.add_task("generate", total=sum(prompt.duration for prompt in prompts))
+        for batch in batches(prompts, options.batch_size):
+            done = bar.tasks[0].completed
+            share = sum(prompt.duration for prompt in batch)
+            for prompt, wav in zip(
+                batch,
+                _generate(model, batch, options, watch, lambda x: bar.update(task, completed=done + share * x)),
+                strict=True,
+            ):
+                path = folder / f"{prompt.id}.wav"
+                write_audio(path, wav, model.codec.sample_rate)
+                facts = {"seed": prompt.seed, "model": model.checksum, **asdict(options)}
+                tracks[prompt.id] = Track(
+                    prompt.id, path, wav.shape[-1] / model.codec.sample_rate, model.codec.sample_rate, prompt.caption,
+                    facts=facts,
+                )  # fmt: skip
+    write_manifest(folder / FILE_NAME, [tracks[prompt.id] for prompt in prompts])
+    system = describe(model, name, watch)
+    (folder / SYSTEM).write_text(json.dumps(system, indent=1), encoding="utf-8")
+
+
+def batches(prompts: list[Prompt], size: int) -> list[list[Prompt]]:
+    """Prompts of one duration and seed together, at most ``size`` at once."""
+
+    def key(prompt: Prompt) -> tuple[float, int]:
+        return prompt.duration, prompt.seed
+
+    result = []
+    for _, group in groupby(sorted(prompts, key=key), key=key):
+        alike = list(group)
+        result += [alike[start : start + size] for start in range(0, len(alike), size)]
+    return result
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent, steps decoded, and seconds of audio made."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    audio: float = 0.0
+
+
+def _generate(
+    model: MusicModel, batch: list[Prompt], options: Options, watch: Stopwatch, advance: Any
+) -> list[torch.Tensor]:
+    begun = time.monotonic()
+
+    def step(done: int, total: int) -> None:
+        watch.steps += 1
+        advance(done / total)
+
+    clips = model.generate(
+        [prompt.caption for prompt in batch],
+        duration=batch[0].duration,
+        seed=batch[0].seed,
+        ids=[prompt.id for prompt in batch],
+        guidance=options.guidance,
+        top_k=options.top_k,
+        temperature=options.temperature,
+        progress=step,
+    )
+    watch.seconds += time.monotonic() - begun
+    watch.audio += sum(prompt.duration for prompt in batch)
+    return clips
+
+
+def describe(model: MusicModel, name: str, watch: Stopwatch) -> dict[str, Any]:
+    """What the report shows of a system: size, speed, and the records of training that lie in its folder."""
+    folder = Path(name)
+    record: dict[str, Any] = {
+        "name": folder.parent.name if folder.name == "model" else folder.name,
+        "model": name,
+        "checksum": model.checksum,
+        "parameters": {
+            "lm": sum(parameter.numel() for parameter in model.lm.parameters()),
+            "text_encoder": sum(parameter.numel() for parameter in model.text_encoder.parameters()),
+            "codec": sum(parameter.numel() for parameter in model.codec.parameters()),
+        },
+        "speed": {
+            "steps_per_second": watch.steps / watch.seconds,
+            "audio_seconds_per_second": watch.audio / watch.seconds,
+            "device": str(model.lm.embedding.weight.device),
+            "threads": torch.get_num_threads(),
+        },
+    }
+    for key, file in (("training", RECORD), ("held_out", "held_out.json"), ("codec", f"codec/{RECORD}")):
+        if (folder / file).is_file():
+            record[key] = json.loads((folder / file).read_text(encoding="utf-8"))
+    if "training" in record and "held_out" in record:
+        record["training"]["validation"] = record.pop("held_out")
+    return record

@@ -1,0 +1,61 @@
+"""Stages: commands that run one after the other, each only if it has to."""
+
+import json
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.errors import InputError
+
+_RECORD = "stages.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of a pipeline.
+
+    Attributes:
+        name: what it is called in the record.
+        command: the arguments of ``mgl``.
+        result: the file that is there when it is done.
+        needs: names of the stages whose results it reads.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    result: Path
+    needs: tuple[str, ...] = ()
+
+
+def run_stages(stages: list[Stage], folder: Path, until: str) -> None:
+    """Runs stages in order, up to and including ``until``.
+
+    A stage is passed over when its result is there, it was made by the same command, and none of the stages it needs ran
+    again. What was done is recorded in ``stages.json``, with the seconds it took.
+
+    Raises:
+        InputError: ``until`` names no stage.
+    """
+    from experiments.__main__ import run
+
+    names = [stage.name for stage in stages]
+    if until not in names:
+        raise InputError(f"there is no stage {until!r}; the stages are {', '.join(names)}")
+    record_path = folder / _RECORD
+    record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.is_file() else {}
+    fresh: set[str] = set()
+    wanted = stages[: names.index(until) + 1]
+    for number, stage in enumerate(wanted, start=1):
+        title = f"[{number}/{len(wanted)}] {stage.name}"
+        done = record.get(stage.name, {})
+        if stage.result.exists() and done.get("command") == list(stage.command) and not fresh & set(stage.needs):
+            print(f"{title}: finished before ({done['seconds']:.0f} s)")
+            continue
+        print(f"\n{title}\n$ mgl {shlex.join(stage.command)}", flush=True)
+        begun = time.monotonic()
+        record.pop(stage.name, None)
+        run(stage.command[0], list(stage.command[1:]))
+        fresh.add(stage.name)
+        record[stage.name] = {"command": list(stage.command), "seconds": round(time.monotonic() - begun, 1)}
+        record_path.write_text(json.dumps(record, indent=1), encoding="utf-8")

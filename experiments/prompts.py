@@ -1,0 +1,76 @@
+"""Prompt files: one text a line, or one JSON object a line."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import InputError
+
+_ID = re.compile(r"[\w][\w .-]*")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to generate: caption, seconds and seed, under a name that becomes the file's."""
+
+    id: str
+    caption: str
+    duration: float
+    seed: int
+
+
+def read_prompts(path: str | Path, duration: float, seed: int) -> list[Prompt]:
+    """Reads a prompt file; empty lines are passed over.
+
+    Args:
+        path: the file; JSON lines when its name ends in .jsonl, else plain text. A manifest is a prompt file too.
+        duration: seconds where a line does not say, or is a manifest's.
+        seed: seed where a line does not say.
+
+    Raises:
+        InputError: no such file, nothing in it, or a line that is wrong.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{path}: there is no such prompt file")
+    prompts: list[Prompt] = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        fields: dict[str, Any] = {"caption": line.strip()}
+        if file.suffix == ".jsonl":
+            fields = _json(line, f"{path}, line {number}")
+        prompts.append(_prompt(fields, f"{len(prompts):04d}", duration, seed, f"{path}, line {number}"))
+    if not prompts:
+        raise InputError(f"{path}: there are no prompts in it; write one a line")
+    names = [prompt.id for prompt in prompts]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: two prompts have the id {twice!r}; ids must differ")
+    return prompts
+
+
+def _json(line: str, where: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg})") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("caption"), str):
+        raise InputError(f'{where}: wanted an object with "caption"')
+    return fields
+
+
+def _prompt(fields: dict[str, Any], default_id: str, duration: float, seed: int, where: str) -> Prompt:
+    try:
+        # A manifest's "duration" is its clip's; only a prompt file proper, without audio, asks for one.
+        seconds = duration if "path" in fields else float(fields.get("duration", duration))
+        prompt = Prompt(str(fields.get("id", default_id)), fields["caption"], seconds, int(fields.get("seed", seed)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: duration and seed must be numbers") from error
+    if not _ID.fullmatch(prompt.id):
+        raise InputError(f"{where}: the id {prompt.id!r} becomes a file name: letters, digits, space, '.', '_', '-' only")
+    if not 0 < prompt.duration < 3600:
+        raise InputError(f"{where}: a duration of {prompt.duration} s cannot be generated")
+    return prompt

@@ -1,0 +1,85 @@
+"""Cross-entropy of a model on a split of a token store, beside the unigram distribution of the training tokens.
+
+Shape letters: N windows, B items, K codebooks, T frames, V entries.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.errors import InputError
+from datamodules.tokens import Collate, TokenStore, TokenTrack, TokenWindow
+from lightning_modules.generation.model import MusicModel
+from lightning_modules.lm.losses import cross_entropy_sums
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Per window and codebook, in nats: model and unigram [N, K] summed over counts [N, K] codes."""
+
+    model: Tensor
+    unigram: Tensor
+    counts: Tensor
+
+
+def unigram_log_probabilities(store: TokenStore, split: str = "train") -> Tensor:
+    """Log probability of each entry in each codebook [K, V] over a split, one pseudo-count an entry."""
+    counts = np.ones((store.codebooks, store.entries))
+    for track in store.split(split):
+        for k, codes in enumerate(store.window(track)):
+            counts[k] += np.bincount(codes, minlength=store.entries)
+    return torch.from_numpy(np.log(counts / counts.sum(1, keepdims=True))).float()
+
+
+@torch.inference_mode()
+def held_out(
+    model: MusicModel,
+    store: TokenStore,
+    split: str = "valid",
+    seconds: float = 10.0,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> HeldOut:
+    """Scores every window of every track of a split, text given, windows side by side and the last one short.
+
+    Both columns are summed over the same codes: those that the pattern's trimmed sequence predicts.
+
+    Raises:
+        InputError: the store was written by another codec than the model's.
+    """
+    if store.codec != model.codec.checksum:
+        raise InputError(
+            f"{store.folder}: the tokens come from codec {store.codec[:12]}, the model was trained on "
+            f"{model.codec.checksum[:12]}; write a store with the model's own codec"
+        )
+    frames = round(seconds * store.frame_rate)
+    windows = [(track, start) for track in store.split(split) for start in range(0, track.frames, frames)]
+    log_probabilities = unigram_log_probabilities(store).to(model.lm.embedding.weight.device)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for first in range(0, len(windows), batch_size):
+        parts.append(_score(model, store, windows[first : first + batch_size], frames, log_probabilities))
+        progress(min(first + batch_size, len(windows)), len(windows))
+    columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
+    return HeldOut(*columns)
+
+
+def _score(
+    model: MusicModel, store: TokenStore, windows: list[tuple[TokenTrack, int]], frames: int, log_probabilities: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    device = model.lm.embedding.weight.device
+    batch = Collate(frames)(
+        [
+            TokenWindow(torch.from_numpy(store.window(track, start, frames).astype(np.int64)), track, number)
+            for number, (track, start) in enumerate(windows)
+        ]
+    )
+    conditions = model.conditions(batch.captions)
+    logits, targets = model.lm.teacher_forced(batch.codes.to(device), conditions, batch.lengths.to(device))
+    sums, counts = cross_entropy_sums(logits, targets, model.lm.config.entries)
+    present = targets != model.lm.config.entries
+    books = torch.arange(store.codebooks, device=device)[:, None]
+    unigram = -log_probabilities[books, targets.masked_fill(~present, 0)]
+    return sums, unigram.masked_fill(~present, 0).sum(2), counts
