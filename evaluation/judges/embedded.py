@@ -109,9 +109,9 @@ class EmbeddedJudge(nn.Module):
         """sha256 of the weights file; of a judge in training, of the file that ``save`` would write now."""
         return self._checksum or hashlib.sha256(self._weights()).hexdigest()
 
-    def forward(self, wav: Tensor, lengths: Tensor) -> AudioEmbeddings:
-        """As ``embed_audio``, with gradients."""
-        windows_BWS, mask_BW = self._cut(wav, lengths)
+    def forward(self, wav: Tensor, lengths: Tensor, hop_samples: int | None = None) -> AudioEmbeddings:
+        """As ``embed_audio``, with gradients; ``hop_samples`` takes the place of the config's hop."""
+        windows_BWS, mask_BW = self._cut(wav, lengths, hop_samples or self.config.hop_samples)
         heard_VH = self._hear(windows_BWS[mask_BW])
         joint_VD, logits_VL = nn.functional.normalize(self.to_joint(heard_VH), dim=-1), self.to_logits(heard_VH)
         embeddings = joint_VD.new_zeros(*mask_BW.shape, joint_VD.shape[-1])
@@ -148,7 +148,7 @@ class EmbeddedJudge(nn.Module):
         flat = torch.tensor([bucket for bag in bags for bucket in bag], device=device)
         return nn.functional.normalize(self.text_mlp(self.words(flat, offsets)), dim=-1)
 
-    def _cut(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _cut(self, wav: Tensor, lengths: Tensor, hop: int) -> tuple[Tensor, Tensor]:
         """Windows [B, W, S] of the waveform and the mask [B, W] of those that lie inside the clips."""
         if wav.dim() != 3 or wav.shape[1] != 1:
             raise InputError(f"a judge wants wav [B, 1, N], not {list(wav.shape)}; mix it to mono first")
@@ -157,7 +157,7 @@ class EmbeddedJudge(nn.Module):
                 f"a clip of {int(lengths.min())} samples at {self.sample_rate} Hz is too short to judge "
                 f"(at least {self.shortest}); leave it out"
             )
-        size, hop = self.config.window_samples, self.config.hop_samples
+        size = self.config.window_samples
         lengths = lengths.to(wav.device)
         counts = ((lengths - size).div(hop, rounding_mode="floor") + 1).clamp_min(1)
         starts = torch.arange(int(counts.max()), device=wav.device) * hop

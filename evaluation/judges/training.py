@@ -141,7 +141,9 @@ class JudgeTraining(LightningModule):
         """Clips [B, D] and label logits [B, L] of a batch."""
         wav = self.resample(batch.audio.mean(1, keepdim=True))
         lengths = batch.lengths * self.judge.sample_rate // self.crop_rate
-        heard = self.judge(wav, lengths.clamp(min=self.judge.shortest, max=wav.shape[-1]))
+        lengths = lengths.clamp(min=self.judge.shortest, max=wav.shape[-1])
+        # side by side: overlapping windows would cost twice as much and teach the same
+        heard = self.judge(wav, lengths, hop_samples=self.judge.config.window_samples)
         return nn.functional.normalize(heard.clips(), dim=-1), heard.logits
 
     def _contrastive(self, audio_BD: Tensor, batch: AudioBatch) -> Tensor:

@@ -1,0 +1,148 @@
+"""Several results.json side by side: only under one protocol, and with paired differences."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import InputError
+from evaluation.tables import METRICS
+from evaluation.uncertainty import Interval, jackknife_difference, paired_difference
+
+# These may differ between systems: they say how much was measured and with what, not how.
+_MAY_DIFFER = ("n", "seed", "seconds", "versions", "reference.manifest")
+_REQUIRED = ("system", "protocol", "n", "failed", "metrics", "context", "clips")
+
+
+@dataclass(frozen=True)
+class Results:
+    """One results.json.
+
+    Attributes:
+        path: the file; the paths of its clips are relative to its folder.
+        data: what it holds.
+    """
+
+    path: Path
+    data: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The system's name."""
+        return str(self.data["system"]["name"])
+
+    @property
+    def clips(self) -> dict[str, dict[str, Any]]:
+        """The clips by id."""
+        return {clip["id"]: clip for clip in self.data["clips"]}
+
+    def audio(self, clip: Mapping[str, Any], side: str) -> Path:
+        """Path of a clip's ``"generated"`` or ``"reference"`` file."""
+        return self.path.parent / clip[side]
+
+
+def read_results(paths: Sequence[str | Path]) -> list[Results]:
+    """Reads results and checks that they may stand in one table.
+
+    Raises:
+        InputError: no files, a file that is missing or not results.json, protocols that differ, or two systems of one
+            name.
+    """
+    if not paths:
+        raise InputError("nothing to compare; give at least one results.json")
+    results = [_read(Path(path)) for path in paths]
+    for other in results[1:]:
+        check_protocols(results[0], other)
+    names = [one.name for one in results]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two systems are called {name!r}; set another name in one system.json and evaluate again")
+    return results
+
+
+def _read(path: Path) -> Results:
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such results file; write one with `mgl evaluate`")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not JSON; write it again with `mgl evaluate`") from error
+    missing = [name for name in _REQUIRED if not isinstance(data, dict) or name not in data]
+    if missing:
+        raise InputError(f"{path}: not a results.json, {', '.join(missing)} missing; write it with `mgl evaluate`")
+    return Results(path.resolve(), data)
+
+
+def check_protocols(first: Results, second: Results) -> None:
+    """Refuses two results whose numbers do not measure the same thing, naming the first difference."""
+    ours, theirs = dict(_leaves(first.data["protocol"])), dict(_leaves(second.data["protocol"]))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if key in _MAY_DIFFER or key.split(".")[0] in _MAY_DIFFER or ours.get(key) == theirs.get(key):
+            continue
+        raise InputError(
+            f"{first.path} and {second.path} have different protocols: {key} is {ours.get(key)!r} and "
+            f"{theirs.get(key)!r}; evaluate both the same way or compare them apart"
+        )
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two systems differ in one metric, on the clips that both have.
+
+    Attributes:
+        metric: key of the metric.
+        first: name of the first system.
+        second: name of the second.
+        difference: first minus second; None where ``reason`` says why not.
+        n: clips that both have.
+        reason: why there is no difference.
+    """
+
+    metric: str
+    first: str
+    second: str
+    difference: Interval | None
+    n: int
+    reason: str = ""
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.difference is not None and (self.difference.low > 0 or self.difference.high < 0)
+
+
+def differences(results: Sequence[Results], seed: int = 0) -> list[Difference]:
+    """Every later system against the first one, metric by metric."""
+    return [_difference(other, results[0], metric.key, seed) for other in results[1:] for metric in METRICS]
+
+
+def _difference(one: Results, base: Results, metric: str, seed: int) -> Difference:
+    ours, theirs = one.clips, base.clips
+    if metric == "fad":
+        return _fad_difference(one, base)
+    rows = [(ours[name].get(metric), theirs[name].get(metric)) for name in sorted(ours.keys() & theirs.keys())]
+    pairs = [(a, b) for a, b in rows if a is not None and b is not None]
+    if len(pairs) < 2:
+        return Difference(metric, one.name, base.name, None, len(pairs), "fewer than 2 clips in common")
+    found = paired_difference([a for a, _ in pairs], [b for _, b in pairs], seed=seed)
+    return Difference(metric, one.name, base.name, found, len(pairs))
+
+
+def _fad_difference(one: Results, base: Results) -> Difference:
+    scores = one.data["metrics"]["fad"], base.data["metrics"]["fad"]
+    if one.clips.keys() != base.clips.keys() or one.data["protocol"]["seed"] != base.data["protocol"]["seed"]:
+        return Difference("fad", one.name, base.name, None, 0, "needs the same clips and the same seed")
+    if any("without" not in score for score in scores):
+        return Difference("fad", one.name, base.name, None, 0, "too few clips")
+    intervals = [Interval(score["value"], score["low"], score["high"]) for score in scores]
+    found = jackknife_difference(intervals[0], scores[0]["without"], intervals[1], scores[1]["without"])
+    return Difference("fad", one.name, base.name, found, one.data["n"])

@@ -1,0 +1,226 @@
+"""One self-contained page: scores with intervals, curves, and clips to listen to, side by side.
+
+The page needs no network and no other file: styles, plots, pictures and audio are inside it.
+"""
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import InputError
+from evaluation import media, plots
+from evaluation.compare import Difference, Results, differences, read_results
+from evaluation.summary import summary_sentence
+from evaluation.tables import ARROWS, METRICS, interval, number
+
+TEMPLATES = Path(__file__).parent / "templates"
+# A player holds at most this much, so that a page of long songs still opens.
+LONGEST_PLAYER = 30.0
+
+
+def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int = 12) -> Path:
+    """Writes the report of one or more systems.
+
+    Args:
+        results: results.json files, made with one protocol; the first system is the one the others are held against.
+        out: the page to write.
+        clips: prompts to listen to, at most. They are chosen by a hash of their ids, not by how they sound.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: results that cannot be compared, or a number of clips below one.
+    """
+    import jinja2
+
+    if clips < 1:
+        raise InputError(f"a report of {clips} clips has nothing to listen to; ask for at least 1")
+    systems = read_results(results)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    found = differences(systems)
+    page = environment.get_template("report.html.j2").render(
+        title=_title(systems),
+        summary=summary_sentence(systems, found),
+        metrics=METRICS,
+        arrows=ARROWS,
+        number=number,
+        interval=interval,
+        colour=plots.colour,
+        systems=[_system(one, index) for index, one in enumerate(systems)],
+        context=list(systems[0].data["context"].values()),
+        protocol=systems[0].data["protocol"],
+        metric_plots=_metric_plots(systems),
+        differences=_difference_rows(found),
+        codebooks=_codebooks(systems),
+        curves=_curves(systems),
+        grid=_grid(systems, clips),
+        total=len(_shared_ids(systems)),
+        notes=_notes(systems),
+    )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(out)
+    return out
+
+
+def _title(systems: Sequence[Results]) -> str:
+    names = [one.name for one in systems]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _system(one: Results, index: int) -> dict[str, Any]:
+    """What the template shows of a system beside its clips."""
+    system = one.data["system"]
+    parameters = system.get("parameters") or {}
+    return {
+        "name": one.name,
+        "index": index,
+        "metrics": one.data["metrics"],
+        "n": one.data["n"],
+        "failed": one.data["failed"],
+        "file": one.path.name,
+        "model": system.get("model"),
+        "facts": _facts(system, parameters),
+    }
+
+
+def _facts(system: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters, speed, training and codec as label -> text; what system.json does not say is left out."""
+    facts = {f"Parameters, {name.replace('_', ' ')}": f"{count:,}" for name, count in parameters.items()}
+    speed, training = system.get("speed") or {}, system.get("training") or {}
+    codec = system.get("codec") or {}
+    for key, label, form in (
+        ("steps_per_second", "Decoding steps a second", "{:,.0f}"),
+        ("audio_seconds_per_second", "Seconds of audio a second", "{:.2f}"),
+        ("device", "Device", "{}"),
+        ("threads", "Threads", "{}"),
+    ):
+        if speed.get(key) is not None:
+            facts[label] = form.format(speed[key])
+    for key, label, form in (
+        ("steps", "Training steps", "{:,}"),
+        ("seconds", "Training time", "{:,.0f} s"),
+        ("train_tokens", "Training tokens", "{:,}"),
+    ):
+        if training.get(key) is not None:
+            facts[label] = form.format(training[key])
+    for key, value in codec.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            facts[f"Codec, {key.replace('_', ' ')}"] = f"{value:,.4g}"
+    return facts
+
+
+def _metric_plots(systems: Sequence[Results]) -> dict[str, str]:
+    drawn = {}
+    for metric in METRICS:
+        rows: list[tuple[str, Mapping[str, Any] | None, int | None]] = [
+            (one.name, one.data["metrics"].get(metric.key), index) for index, one in enumerate(systems)
+        ]
+        rows += [(row["label"], row.get(metric.key), None) for row in systems[0].data["context"].values()]
+        if any(score and score["value"] is not None for _, score, _ in rows):
+            drawn[metric.key] = plots.metric_plot(rows, metric.better == "lower")
+    return drawn
+
+
+def _difference_rows(found: Sequence[Difference]) -> list[dict[str, Any]]:
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in found:
+        row = rows.setdefault((one.first, one.second), {"first": one.first, "second": one.second, "cells": {}})
+        cell: dict[str, Any] = {"reason": one.reason, "clear": one.clear, "n": one.n}
+        if one.difference is not None:
+            cell |= {"value": number(one.difference.value), "interval": interval(one.difference._asdict())}
+        row["cells"][one.metric] = cell
+    return list(rows.values())
+
+
+def _codebooks(systems: Sequence[Results]) -> dict[str, Any] | None:
+    """Validation cross-entropy by codebook, as a plot and as rows of a table."""
+    rows = []
+    for one in systems:
+        validation = (one.data["system"].get("training") or {}).get("validation") or {}
+        if validation.get("cross_entropy"):
+            rows.append((one.name, validation["cross_entropy"], validation.get("n")))
+    if not rows:
+        return None
+    plot = plots.codebook_plot([(name, codebooks) for name, codebooks, _ in rows])
+    return {"plot": plot, "rows": rows, "books": [one["codebook"] for one in rows[0][1]]}
+
+
+def _curves(systems: Sequence[Results]) -> str | None:
+    rows = [(one.name, (one.data["system"].get("training") or {}).get("curve")) for one in systems]
+    drawn = [(name, curve) for name, curve in rows if curve]
+    return plots.curve_plot(drawn) if drawn else None
+
+
+def _shared_ids(systems: Sequence[Results]) -> list[str]:
+    """Ids of all systems' clips; those that every system has come first, each part in the order of a hash."""
+
+    def place(name: str) -> tuple[int, bytes]:
+        return -sum(name in one.clips for one in systems), blake2b(name.encode(), digest_size=8).digest()
+
+    return sorted({name for one in systems for name in one.clips}, key=place)
+
+
+def _grid(systems: Sequence[Results], clips: int) -> list[dict[str, Any]]:
+    """A row for each prompt: caption, the reference's player, and each system's with its scores."""
+    rows = []
+    for name in _shared_ids(systems)[:clips]:
+        owner = next(one for one in systems if name in one.clips)
+        clip = owner.clips[name]
+        seconds = max(one.clips[name]["seconds"] for one in systems if name in one.clips)
+        rows.append(
+            {
+                "id": name,
+                "caption": clip["caption"],
+                "reference": _player(owner, clip, "reference", seconds),
+                "cells": [_cell(one, name, seconds) for one in systems],
+            }
+        )
+    return rows
+
+
+def _cell(one: Results, name: str, seconds: float) -> dict[str, Any]:
+    clip = one.clips.get(name)
+    if clip is None:
+        reasons = {failure["id"]: failure["reason"] for failure in one.data["failed"]}
+        return {"missing": reasons.get(name, "not generated")}
+    scores = [(metric.name, number(clip[metric.key])) for metric in METRICS if clip.get(metric.key) is not None]
+    return {**_player(one, clip, "generated", seconds), "scores": scores}
+
+
+def _player(one: Results, clip: Mapping[str, Any], side: str, seconds: float) -> dict[str, Any]:
+    try:
+        return dict(media.player(one.audio(clip, side), min(seconds, LONGEST_PLAYER)))
+    except InputError as error:
+        return {"missing": str(error)}
+
+
+def _notes(systems: Sequence[Results]) -> list[str]:
+    """What a reader must know before believing a comparison."""
+    notes = []
+    numbers = {one.data["n"] for one in systems}
+    if len(numbers) > 1:
+        counts = ", ".join(f"{one.name} {one.data['n']}" for one in systems)
+        notes.append(f"The systems were scored on different numbers of clips ({counts}); FAD falls as n grows.")
+    lengths = {tuple(one.data["protocol"].get("seconds", {}).values()) for one in systems}
+    if len(lengths) > 1:
+        notes.append("The systems' clips last differently long; FAD and KL depend on it.")
+    for one in systems:
+        for metric in METRICS:
+            score = one.data["metrics"].get(metric.key) or {}
+            if score.get("value") is None or score.get("low") is None:
+                what = "not computed" if score.get("value") is None else "no interval"
+                notes.append(f"{one.name}, {metric.name}: {what}: {score.get('interval', 'missing')}.")
+            if score.get("note"):
+                notes.append(f"{one.name}, {metric.name}: {score['note']}.")
+    return notes

@@ -1,0 +1,60 @@
+"""One sentence that says what the numbers say, and no more."""
+
+from collections.abc import Sequence
+
+from evaluation.compare import Difference, Results
+from evaluation.tables import METRICS, number
+
+
+def summary_sentence(systems: Sequence[Results], found: Sequence[Difference]) -> str:
+    """What came out: for one system its scores, for several which differences are clear.
+
+    A difference counts where its 95 % interval leaves zero out.
+    """
+    return _alone(systems[0]) if len(systems) == 1 else _against(systems, found)
+
+
+def _alone(one: Results) -> str:
+    scores = one.data["metrics"]
+    said = []
+    for metric in METRICS:
+        score = scores.get(metric.key) or {}
+        if score.get("value") is not None:
+            bounds = f" ({number(score['low'])} to {number(score['high'])})" if score.get("low") is not None else ""
+            said.append(f"{metric.name} {number(score['value'])}{bounds}")
+    clips = _count(one.data["n"], "prompt")
+    return f"On {clips}, {one.name} scores {_join(said)}." if said else f"On {clips}, {one.name} could not be scored."
+
+
+def _against(systems: Sequence[Results], found: Sequence[Difference]) -> str:
+    better = {metric.key: metric.better for metric in METRICS}
+    names = {metric.key: metric.name for metric in METRICS}
+    parts = []
+    for other in systems[1:]:
+        mine = [one for one in found if one.first == other.name]
+        won = [names[one.metric] for one in mine if _is_better(one, better[one.metric])]
+        lost = [names[one.metric] for one in mine if one.clear and not _is_better(one, better[one.metric])]
+        even = [names[one.metric] for one in mine if one.difference is not None and not one.clear]
+        said = [f"is better in {_join(won)}"] if won else []
+        said += [f"worse in {_join(lost)}"] if won and lost else [f"is worse in {_join(lost)}"] if lost else []
+        said += (
+            [f"no clear difference in {_join(even)}" if said else f"shows no clear difference in {_join(even)}"]
+            if even
+            else []
+        )
+        parts.append(f"{other.name} {', '.join(said)}" if said else f"{other.name} cannot be set against it")
+    fewest = min(one.data["n"] for one in systems)
+    against = f"On {_count(fewest, 'prompt')}, against {systems[0].name}"
+    return f"{against}: {'; '.join(parts)} (95 % intervals of paired differences)."
+
+
+def _is_better(one: Difference, better: str) -> bool:
+    return one.clear and one.difference is not None and (one.difference.value < 0) == (better == "lower")
+
+
+def _join(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _count(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
