@@ -17,7 +17,7 @@ from datamodules.errors import InputError
 from datamodules.manifest import FILE_NAME, Track, read_manifest, write_manifest
 
 # Raise with every change that makes a piece sound or read otherwise: pieces of another revision are made again.
-REVISION = 1
+REVISION = 2
 _AUDIO = "audio"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -32,8 +32,9 @@ def build_corpus(
 ) -> Path:
     """Renders a corpus, or what is missing of it.
 
-    Two runs with one seed give the same files to the bit, whatever ``workers`` is; a larger corpus begins with the smaller
-    one of its seed. A piece that is there is not made again, so a run that was broken off is taken up by repeating it.
+    Two runs with one seed give the same files to the bit, whatever ``workers`` is; a larger corpus begins with the
+    smaller one of its seed. A piece that is there is not made again: a run that was broken off is taken up by
+    repeating it.
 
     Args:
         out: folder for ``manifest.jsonl`` and ``audio/``; made if missing.
@@ -81,7 +82,7 @@ def _prepared(root: Path, seed: int) -> Path:
         others = {track.facts.get("seed", "none") for track in read_manifest(root)} - {seed}
         if others:
             raise InputError(
-                f"--out {root}: holds a manifest that is not of seed {seed} (but {others.pop()}); give another folder or seed"
+                f"--out {root}: holds another corpus (seed {others.pop()}, not {seed}); give another folder"
             )
     try:
         (root / _AUDIO).mkdir(parents=True, exist_ok=True)

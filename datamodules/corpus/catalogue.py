@@ -1,13 +1,13 @@
 """Which scores there are, which of them are the same music, and on which side of the split each stands.
 
-music21's books of tunes (O'Neill, Aird) hold up to two hundred a file. They are cut at their ``X:`` lines once; where each
-tune lies is kept in a cache, because finding the tunes that two books share needs all of them read.
+music21's books of tunes (O'Neill, Aird) hold up to two hundred a file. They are cut at their ``X:`` lines once; where
+each tune lies is kept in a cache, because finding the tunes that two books share needs all of them read.
 """
 
 import json
 import os
+import random
 import re
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
@@ -15,7 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
+from datamodules.corpus.musicxml import open_mxl, stretch
 from datamodules.corpus.packages import package_folder
+from datamodules.corpus.reading import read_score
+from datamodules.corpus.scores import Score
 from datamodules.corpus.titles import abc_degrees, opening, plain_title, tidy_title, tune_form, work_title
 
 # Raise when entries change shape or meaning: caches of another number are not read.
@@ -25,7 +28,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Collection:
-    """A collection of music21's corpus: how captions call it, which files it is, who composed it, and what its works are."""
+    """A collection of music21's corpus: its name, its files, who composed it, and what its works are."""
 
     name: str
     pattern: str
@@ -72,12 +75,16 @@ class Entry:
     length: int = 0
     split: str = ""
 
-    def source(self) -> str | Path:
-        """What ``read_score`` reads: the text of a tune, or the path of a file."""
+    def read(self, rng: random.Random) -> Score:
+        """The score as plain notes; of a long one a stretch that ``rng`` draws.
+
+        Raises:
+            UnusableScoreError: it is damaged.
+        """
         path = package_folder("music21") / "corpus" / self.score.partition("#")[0]
         if not self.length:
-            return path
-        return path.read_text(encoding="utf-8", errors="replace")[self.start : self.start + self.length]
+            return read_score(stretch(path, rng))
+        return read_score(path.read_text(encoding="utf-8", errors="replace")[self.start : self.start + self.length])
 
 
 def catalogue() -> list[Entry]:
@@ -192,14 +199,12 @@ def _scan(path: Path, name: str, collection: Collection) -> Iterator[tuple[Entry
 
 def _top_line(path: Path) -> list[int]:
     """The first part of a compressed MusicXML file as numbers of white keys, without music21's weight."""
-    with zipfile.ZipFile(path) as archive:
-        inner = next(name for name in archive.namelist() if name.endswith("xml") and not name.startswith("META-INF"))
-        with archive.open(inner) as file:
-            degrees = []
-            for _, element in ElementTree.iterparse(file):
-                if element.tag == "pitch":
-                    step, octave = element.findtext("step", "C"), int(element.findtext("octave", "4"))
-                    degrees.append("CDEFGAB".index(step) + 7 * octave)
-                elif element.tag == "part":
-                    break
+    degrees = []
+    with open_mxl(path) as file:
+        for _, element in ElementTree.iterparse(file):
+            if element.tag == "pitch":
+                step, octave = element.findtext("step", "C"), int(element.findtext("octave", "4"))
+                degrees.append("CDEFGAB".index(step) + 7 * octave)
+            elif element.tag == "part":
+                break
     return degrees

@@ -41,10 +41,10 @@ def harmonise(score: Score, tonic: int) -> list[Chord]:
         costs[-1][index] += 0.0 if index == home else 0.6
     best, back = [costs[0]], []
     for row in costs[1:]:
-        steps = [min(range(len(row)), key=lambda j, i=i: best[-1][j] + _move(j, i)) for i in range(len(row))]
+        steps = [_cheapest([cost + _move(j, i) for j, cost in enumerate(best[-1])]) for i in range(len(row))]
         best.append([row[i] + best[-1][j] + _move(j, i) for i, j in enumerate(steps)])
         back.append(steps)
-    path = [min(range(len(degrees)), key=best[-1].__getitem__)]
+    path = [_cheapest(best[-1])]
     for steps in reversed(back):
         path.append(steps[path[-1]])
     return [Chord(s, b, degrees[index][0]) for (s, b), index in zip(spans, reversed(path), strict=True)]
@@ -86,3 +86,7 @@ def _misfit(notes: tuple[Note, ...], span: tuple[float, float], triad: tuple[int
 
 def _move(before: int, after: int) -> float:
     return _STILL_TOO_LONG if before == after else _CHANGE
+
+
+def _cheapest(costs: list[float]) -> int:
+    return costs.index(min(costs))

@@ -1,5 +1,6 @@
 """The instruments: General MIDI programs under the names that captions use, their families, compasses and uses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -13,7 +14,8 @@ class Instrument:
         family: one of ``FAMILIES``.
         low: lowest MIDI pitch that sounds well.
         high: highest MIDI pitch that sounds well.
-        uses: "melody", "chords", "bass", "pad", "voice" (a line in an ensemble), "solo" (all voices at once).
+        uses: "melody", "chords", "bass", "pad", "voice" (a line in an ensemble), "solo" (all voices at once);
+            and "slow" where the sound takes its time to speak.
     """
 
     name: str
@@ -41,8 +43,8 @@ INSTRUMENTS = (
     _of("xylophone", 13, "mallets", 65, 103, "melody"),
     _of("dulcimer", 15, "mallets", 48, 88, "melody", "chords"),
     _of("drawbar organ", 16, "organ", 36, 96, "melody", "chords", "pad", "solo"),
-    _of("church organ", 19, "organ", 36, 96, "chords", "pad", "voice", "solo"),
-    _of("reed organ", 20, "organ", 41, 89, "melody", "chords", "pad", "solo"),
+    _of("church organ", 19, "organ", 36, 96, "chords", "pad", "voice", "solo", "slow"),
+    _of("reed organ", 20, "organ", 41, 89, "melody", "chords", "pad", "solo", "slow"),
     _of("accordion", 21, "accordion", 50, 91, "melody", "chords", "pad"),
     _of("harmonica", 22, "accordion", 58, 91, "melody"),
     _of("nylon guitar", 24, "guitar", 40, 83, "melody", "chords", "voice"),
@@ -60,8 +62,8 @@ INSTRUMENTS = (
     _of("double bass", 43, "strings", 28, 60, "bass"),
     _of("pizzicato strings", 45, "strings", 36, 96, "melody", "chords", "bass", "voice", "solo"),
     _of("harp", 46, "strings", 36, 100, "melody", "chords", "solo"),
-    _of("string ensemble", 48, "strings", 36, 96, "melody", "chords", "pad", "solo"),
-    _of("choir", 52, "choir", 43, 84, "melody", "pad", "voice", "solo"),
+    _of("string ensemble", 48, "strings", 36, 96, "melody", "chords", "pad", "solo", "slow"),
+    _of("choir", 52, "choir", 43, 84, "melody", "pad", "voice", "solo", "slow"),
     _of("trumpet", 56, "brass", 54, 84, "melody", "voice"),
     _of("trombone", 57, "brass", 40, 72, "melody", "bass", "voice"),
     _of("tuba", 58, "brass", 28, 58, "bass", "voice"),
@@ -84,8 +86,8 @@ INSTRUMENTS = (
     _of("ocarina", 79, "woodwinds", 60, 88, "melody"),
     _of("square lead synth", 80, "synth", 48, 96, "melody", "voice"),
     _of("sawtooth lead synth", 81, "synth", 48, 96, "melody", "voice"),
-    _of("warm synth pad", 89, "synth", 36, 96, "pad", "chords", "solo"),
-    _of("synth strings", 50, "synth", 36, 96, "melody", "pad", "chords", "solo"),
+    _of("warm synth pad", 89, "synth", 36, 96, "pad", "chords", "solo", "slow"),
+    _of("synth strings", 50, "synth", 36, 96, "melody", "pad", "chords", "solo", "slow"),
     _of("synth brass", 62, "synth", 43, 84, "melody", "chords"),
     _of("sitar", 104, "folk", 48, 84, "melody", "chords"),
     _of("banjo", 105, "folk", 48, 84, "melody", "chords"),
@@ -126,6 +128,18 @@ CONSORTS = (
     ("muted trumpet", "alto sax", "trombone", "acoustic bass"),
     ("violin", "clarinet", "French horn", "bassoon"),
 )
+_ENSEMBLES: dict[tuple[str, ...], str] = {
+    ("violin", "violin", "viola", "cello"): "string quartet",
+    ("flute", "oboe", "clarinet", "bassoon"): "woodwind quartet",
+    ("trumpet", "trumpet", "French horn", "trombone"): "brass quartet",
+    ("trumpet", "French horn", "trombone", "tuba"): "brass quartet",
+    ("soprano sax", "alto sax", "tenor sax", "baritone sax"): "saxophone quartet",
+}
+
+
+def ensemble_of(names: Sequence[str]) -> str:
+    """What players of these instruments, in order, are called together; "" where there is no word for them."""
+    return _ENSEMBLES.get(tuple(names), "")
 
 
 def instrument(name: str) -> Instrument:
@@ -136,8 +150,3 @@ def instrument(name: str) -> Instrument:
 def usable(use: str) -> list[Instrument]:
     """The instruments that serve a use, in a fixed order."""
     return [one for one in INSTRUMENTS if use in one.uses]
-
-
-def family_balanced(use: str) -> list[list[Instrument]]:
-    """The instruments that serve a use, family by family, so that a family of many is not heard more than one of few."""
-    return [found for family in FAMILIES if (found := [one for one in usable(use) if one.family == family])]

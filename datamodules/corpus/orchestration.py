@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datamodules.corpus.accompaniment import BASS_STYLES, bass_notes, chord_notes, chord_style, drone_notes
-from datamodules.corpus.arranging import Arrangement, Part, fitted, performed, without_overlaps
-from datamodules.corpus.arranging import Stroke as Stroke
+from datamodules.corpus.arranging import Arrangement, Part, Stroke, fitted, performed, without_overlaps
 from datamodules.corpus.drums import drum_hits, metre_permits
 from datamodules.corpus.harmony import harmonise
-from datamodules.corpus.instruments import CONSORTS, KITS, Instrument, family_balanced, instrument
+from datamodules.corpus.instruments import CONSORTS, KITS, Instrument, instrument, usable
 from datamodules.corpus.scores import Note, Score
 
 # How often a kit joins: enough that about two pieces in five have one.
 _DRUMS_WITH_BAND = 0.62
 _DRUMS_WITH_VOICES = 0.25
+_QUICK_NOTES_A_SECOND = 3.2
 _TUNE_LAYOUTS = {"alone": 0.1, "duo": 0.22, "band": 0.5, "drone": 0.1, "unison": 0.08}
 _VOICE_LAYOUTS = {"consort": 0.5, "one player": 0.27, "lead": 0.23}
 
@@ -27,6 +27,7 @@ class _Session:
     bpm: float
     rng: random.Random
     touch: float
+    quick: bool
 
     def part(self, player: Instrument, role: str, notes: Sequence[Note], force: int = 80) -> Part:
         placed = fitted(sorted(notes, key=lambda note: note.start), player.low, player.high)
@@ -35,9 +36,17 @@ class _Session:
         return Part(player.name, role, without_overlaps(strokes))
 
     def pick(self, use: str, taken: Sequence[str] = ()) -> Instrument:
-        """An instrument for a use: first a family, then one of it that is not playing yet."""
-        families = [[one for one in family if one.name not in taken] for family in family_balanced(use)]
-        return self.rng.choice(self.rng.choice([family for family in families if family]))
+        """An instrument for a use: first a family, then one of it that is not playing yet.
+
+        A family of nine is drawn three times as often as a family of one, not nine times. Fast lines are not given to
+        instruments that speak slowly.
+        """
+        families: dict[str, list[Instrument]] = {}
+        for one in usable(use):
+            mumbles = self.quick and "slow" in one.uses and use in ("melody", "solo")
+            if one.name not in taken and not mumbles:
+                families.setdefault(one.family, []).append(one)
+        return self.rng.choice(self.rng.choices(list(families.values()), [len(f) ** 0.5 for f in families.values()])[0])
 
 
 def arrange(score: Score, *, tonic: int, bpm: float, rng: random.Random) -> Arrangement:
@@ -49,7 +58,9 @@ def arrange(score: Score, *, tonic: int, bpm: float, rng: random.Random) -> Arra
         bpm: quarter notes a minute.
         rng: draws everything there is to choose.
     """
-    session = _Session(score, bpm, rng, touch=rng.choice((0.7, 0.85, 0.95, 0.98)))
+    busiest = max(sum(note.voice == voice for note in score.notes) for voice in range(score.voices))
+    quick = busiest / (score.beats * 60 / bpm) > _QUICK_NOTES_A_SECOND
+    session = _Session(score, bpm, rng, touch=rng.choice((0.7, 0.85, 0.95, 0.98)), quick=quick)
     if score.voices == 1:
         parts, drums = _tune(session, score.tonic if score.tonic is not None else tonic)
     else:

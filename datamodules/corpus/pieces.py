@@ -7,15 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpus.arranging import Arrangement
-from datamodules.corpus.captions import tempo_class, write_caption
+from datamodules.corpus.captions import write_caption
 from datamodules.corpus.catalogue import Entry
-from datamodules.corpus.instruments import instrument
+from datamodules.corpus.instruments import ensemble_of, instrument
 from datamodules.corpus.keys import estimate_key
 from datamodules.corpus.orchestration import arrange
-from datamodules.corpus.reading import UnusableScoreError, read_score
-from datamodules.corpus.scores import Score, excerpt, played_round, steady_bars
+from datamodules.corpus.reading import UnusableScoreError
+from datamodules.corpus.scores import Score, excerpt, played_round, steady_runs
+from datamodules.corpus.wording import tempo_class
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 12.0, 40.0
+# Notes a second that the top voice plays, from the slowest to the fastest, and the most quarter notes a minute.
+_DANCE = (3.4, 6.6, 208)
+_AIR = (2.2, 4.8, 160)
+_PACES = {
+    "": _AIR,
+    "air": _AIR,
+    "march": _AIR,
+    "waltz": _AIR,
+    "minuet": _AIR,
+    "chorale": (0.95, 1.9, 116),
+    "prelude": (3.0, 6.0, 120),
+    "quartet movement": (1.9, 4.8, 168),
+}
 _LICENSE = "score: public domain, encoded in music21's corpus; sound: {soundfont}"
 _SOUNDFONT_LICENSES = {"TimGM6mb.sf2": "TimGM6mb.sf2 (GPL-2)"}
 
@@ -95,12 +109,12 @@ def finished_line(path: Path, seed: int, recipe: str) -> dict[str, Any] | None:
 
 
 def choose(job: Job) -> tuple[Entry, Score, float, str]:
-    """The first score of the hand that can be played: entry, excerpt, quarter notes a minute and where they came from."""
+    """The first score of the hand that can be played: entry, excerpt, quarter notes a minute, where they came from."""
     for entry in job.hand:
         rng = _draws(job, entry.score)
         try:
-            score = read_score(entry.source())
-            bpm, source = choose_tempo(score, entry.collection, rng)
+            score = choose_run(entry.read(rng), rng)
+            bpm, source = choose_tempo(score, entry, rng)
             return entry, choose_excerpt(score, bpm, rng), bpm, source
         except UnusableScoreError:
             continue
@@ -109,15 +123,30 @@ def choose(job: Job) -> tuple[Entry, Score, float, str]:
     )
 
 
-def choose_tempo(score: Score, collection: str, rng: random.Random) -> tuple[float, str]:
-    """The score's own tempo ("score"), or one drawn by how dense its top voice is ("assigned"), in quarters a minute."""
-    if score.tempo is not None:
-        return round(score.tempo, 2), "score"
+def choose_run(score: Score, rng: random.Random) -> Score:
+    """A part of the score that stays in one time signature and tempo; the longer a run, the likelier.
+
+    Raises:
+        UnusableScoreError: none has four bars.
+    """
+    runs = [run for run in steady_runs(score) if run[1] - run[0] >= 4]
+    if not runs:
+        raise UnusableScoreError("no four bars in one metre")
+    # Squared: what is left of a tune after a damaged bar should seldom win.
+    first, last = rng.choices(runs, [(last - first) ** 2 for first, last in runs])[0]
+    return excerpt(score, first, last)
+
+
+def choose_tempo(score: Score, entry: Entry, rng: random.Random) -> tuple[float, str]:
+    """Quarter notes a minute: the score's own ("score"), or drawn by how dense its top voice is ("assigned")."""
+    marked = score.bars[0].tempo
+    if marked is not None:
+        return round(marked, 2), "score"
     top = [note for note in score.notes if note.voice == 0]
     density = len(top) / max(1e-6, sum(note.beats for note in top))
-    low, high = {"Bach": (1.0, 2.4)}.get(collection, (2.2, 5.0) if "quartets" in collection else (2.6, 6.6))
-    notes_a_second = rng.uniform(low, high)
-    return float(min(208, max(52, round(60 * notes_a_second / density)))), "assigned"
+    slowest, fastest, ceiling = _PACES.get(entry.form, _DANCE)
+    notes_a_second = rng.uniform(slowest, fastest)
+    return float(min(ceiling, max(52, round(60 * notes_a_second / max(density, 1e-6))))), "assigned"
 
 
 def choose_excerpt(score: Score, bpm: float, rng: random.Random) -> Score:
@@ -126,29 +155,23 @@ def choose_excerpt(score: Score, bpm: float, rng: random.Random) -> Score:
     A tune that is too short is played over again. Phrases are mostly four bars, so excerpts begin at a fourth bar.
 
     Raises:
-        UnusableScoreError: too little of it is in one metre.
+        UnusableScoreError: it is too short, or does not sound.
     """
-    score = excerpt(score, *steady_bars(score))
     seconds = 60 / bpm
-    if score.beats * seconds < 5 or len(score.bars) < 4:
-        raise UnusableScoreError("too little in one metre")
+    if score.beats * seconds < 5:
+        raise UnusableScoreError("too short")
     if score.beats * seconds < SHORTEST_SECONDS + 4:
         score = played_round(score, int((SHORTEST_SECONDS + 4) / (score.beats * seconds)) + 1)
-        if not all(bar.whole for bar in score.bars[1:-1]):
-            raise UnusableScoreError("does not join up with itself")
-    wanted = rng.uniform(SHORTEST_SECONDS + 2, LONGEST_SECONDS - 4)
+    wanted = min(rng.uniform(SHORTEST_SECONDS + 2, LONGEST_SECONDS - 4), score.beats * seconds)
     pickup = 0 if score.bars[0].whole else 1
     starts = [0, *range(4 + pickup, len(score.bars), 4)]
-    starts = [
-        at for at in starts if (score.beats - score.bars[at].start) * seconds >= min(wanted, score.beats * seconds)
-    ]
-    first = rng.choice(starts)
+    first = rng.choice([at for at in starts if (score.beats - score.bars[at].start) * seconds >= wanted - 1e-6])
     last = first + 1
-    while last < len(score.bars) and (score.bars[last].end - score.bars[first].start) * seconds <= wanted:
+    while last < len(score.bars) and (score.bars[last].end - score.bars[first].start) * seconds <= wanted + 1e-6:
         last += 1
     chosen = excerpt(score, first, last)
-    sounding = sum(note.beats for note in chosen.notes if note.voice == 0)
-    if not SHORTEST_SECONDS * 0.75 <= chosen.beats * seconds <= LONGEST_SECONDS or sounding < 0.4 * chosen.beats:
+    sounding = max(sum(n.beats for n in chosen.notes if n.voice == voice) for voice in range(max(1, chosen.voices)))
+    if not 0.75 * SHORTEST_SECONDS <= chosen.beats * seconds <= LONGEST_SECONDS or sounding < 0.4 * chosen.beats:
         raise UnusableScoreError("no stretch of the right length that sounds")
     return chosen
 
@@ -160,6 +183,7 @@ def _facts(entry: Entry, arrangement: Arrangement, score: Score) -> dict[str, An
         "instruments": names,
         "families": list(dict.fromkeys(instrument(name).family for name in names)),
         "lead": lead if len(names) > 1 else "",
+        "ensemble": ensemble_of([part.instrument for part in arrangement.parts if part.role == "voice"]),
         "drums": any(part.role == "drums" for part in arrangement.parts),
         "bpm": arrangement.bpm,
         "tempo": tempo_class(arrangement.bpm),

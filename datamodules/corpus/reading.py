@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from datamodules.corpus.scores import Bar, Note, Score, joined_bars
@@ -22,16 +21,17 @@ class _Measure:
     start: float
     beats: float
     metre: tuple[int, int]
+    tempo: float | None
     repeat_start: bool
     repeat_end: bool
     ending: int
 
 
-def read_score(text_or_path: str | Path) -> Score:
+def read_score(text: str) -> Score:
     """Parses one score.
 
     Args:
-        text_or_path: the text of one ABC tune, or the path of a compressed MusicXML file.
+        text: one ABC tune, or MusicXML.
 
     Returns:
         Its notes with ties joined, grace notes left out and repeats played out. Where a part has several notes at a
@@ -45,10 +45,7 @@ def read_score(text_or_path: str | Path) -> Score:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if isinstance(text_or_path, Path):
-                stream = converter.parse(text_or_path, forceSource=True, storePickle=False)
-            else:
-                stream = converter.parseData(text_or_path, format="abc")
+            stream = converter.parseData(text, format="musicxml" if text.startswith("<") else "abc")
             return _plain(stream)
     except UnusableScoreError:
         raise
@@ -61,7 +58,7 @@ def _plain(stream: Any) -> Score:
     parts = list(stream.parts)
     if not parts:
         raise UnusableScoreError("no parts")
-    measures = _measures(parts[0])
+    measures = _measures(parts[0], _tempi(stream))
     voices = [_line(part) for part in parts]
     voices = sorted((line for line in voices if line), key=lambda line: -sum(n.pitch for n in line) / len(line))
     if not voices or not measures:
@@ -69,7 +66,7 @@ def _plain(stream: Any) -> Score:
     written = [Note(n.start, n.beats, n.pitch, voice) for voice, line in enumerate(voices) for n in line]
     notes, bars = _played_out(written, measures)
     tonic, scale = _key(parts[0])
-    return Score(tuple(notes), joined_bars(bars), _tempo(stream), tonic, scale)
+    return Score(tuple(notes), joined_bars(bars), tonic, scale)
 
 
 def _line(part: Any) -> list[Note]:
@@ -92,7 +89,7 @@ def _line(part: Any) -> list[Note]:
     return notes
 
 
-def _measures(part: Any) -> list[_Measure]:
+def _measures(part: Any, tempi: list[tuple[float, float]]) -> list[_Measure]:
     from music21 import bar, spanner
 
     endings: dict[int, int] = {}
@@ -107,12 +104,14 @@ def _measures(part: Any) -> list[_Measure]:
         beats = float(measure.duration.quarterLength)
         if beats <= 0:
             continue
+        marks = [bpm for at, bpm in tempi if at < measure.offset + beats / 2]
         left, right = measure.leftBarline, measure.rightBarline
         found.append(
             _Measure(
                 start=float(measure.offset),
                 beats=beats,
                 metre=metre,
+                tempo=marks[-1] if marks else None,
                 repeat_start=isinstance(left, bar.Repeat) and left.direction == "start",
                 repeat_end=isinstance(right, bar.Repeat) and right.direction == "end",
                 ending=endings.get(id(measure), 0),
@@ -150,20 +149,19 @@ def _played_out(notes: list[Note], measures: list[_Measure]) -> tuple[list[Note]
         shift = now - measure.start
         moved = (Note(n.start + shift, n.beats, n.pitch, n.voice) for n in by_measure[place[measure.start]])
         played.extend(moved)
-        bars.append(Bar(now, measure.beats, measure.metre))
+        bars.append(Bar(now, measure.beats, measure.metre, measure.tempo))
         now += measure.beats
     return sorted(played, key=lambda note: (note.start, note.voice, note.pitch)), bars
 
 
-def _tempo(stream: Any) -> float | None:
+def _tempi(stream: Any) -> list[tuple[float, float]]:
+    """The metronome marks: (place in quarter notes, quarter notes a minute), in order."""
     from music21 import tempo
 
-    for mark in stream.recurse().getElementsByClass(tempo.MetronomeMark):
-        # Marks that only have a word ("Slow") get a made-up number from music21; those are not the score's.
-        if mark.number is not None and not mark.numberImplicit:
-            beats_a_minute = float(mark.getQuarterBPM())
-            return beats_a_minute if 20 <= beats_a_minute <= 400 else None
-    return None
+    marks = [mark for part in stream.parts for mark in part.flatten().getElementsByClass(tempo.MetronomeMark)]
+    # Marks that only have a word ("Slow") get a made-up number from music21; those are not the score's.
+    stated = [mark for mark in marks if mark.number is not None and not mark.numberImplicit]
+    return sorted((float(m.offset), float(m.getQuarterBPM())) for m in stated if 20 <= m.getQuarterBPM() <= 400)
 
 
 def _key(part: Any) -> tuple[int | None, tuple[int, ...]]:

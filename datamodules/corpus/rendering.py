@@ -68,7 +68,7 @@ def _stem(synth: Any, part: Part, bpm: float, frames: int) -> Samples:
         events.append((start, 1, stroke.pitch, stroke.velocity))
         events.append((max(start + 1, round((stroke.start + stroke.beats) * rate)), 0, stroke.pitch, 0))
     out = np.zeros(2 * frames, dtype=np.float32)
-    view = memoryview(out).cast("B")
+    view = out.data.cast("B")
     now = 0
     # Ends sort before beginnings on the same sample, so that a note struck again is not cut off.
     for at, begins, pitch, velocity in sorted(events):

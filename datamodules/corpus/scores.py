@@ -30,11 +30,19 @@ class Note:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: where it starts, how long it is (both in beats), and the time signature that holds in it."""
+    """One bar.
+
+    Attributes:
+        start: in beats from the start of the score.
+        beats: length.
+        metre: the time signature that holds in it.
+        tempo: quarter notes a minute where the score has said so by then, else None.
+    """
 
     start: float
     beats: float
     metre: tuple[int, int]
+    tempo: float | None = None
 
     @property
     def end(self) -> float:
@@ -54,14 +62,12 @@ class Score:
     Attributes:
         notes: in order of onset.
         bars: in order, without gaps.
-        tempo: quarter notes a minute where the score says so, else None.
         tonic: pitch class 0..11 of the stated tonic, None where no key is named.
         scale: the seven pitch classes of the key signature.
     """
 
     notes: tuple[Note, ...]
     bars: tuple[Bar, ...]
-    tempo: float | None = None
     tonic: int | None = None
     scale: tuple[int, ...] = (0, 2, 4, 5, 7, 9, 11)
 
@@ -92,11 +98,19 @@ def excerpt(score: Score, first: int, last: int) -> Score:
 
 
 def played_round(score: Score, times: int) -> Score:
-    """The score played ``times`` over, as a tune is for a dance."""
-    length = score.beats
+    """The score played ``times`` over, as a tune is for a dance.
+
+    The last bar and the pick-up make one bar together; where the last is too short for that it is filled with a rest.
+    """
+    first, last = score.bars[0], score.bars[-1]
+    full = last.metre[0] * 4 / last.metre[1]
+    pickup = 0.0 if first.whole else first.beats
+    missing = (full - pickup - last.beats) % full
+    bars = (*score.bars[:-1], replace(last, beats=last.beats + (0.0 if full - missing < _CLOSE else missing)))
+    length = bars[-1].end
     notes = [replace(note, start=note.start + turn * length) for turn in range(times) for note in score.notes]
-    bars = [replace(bar, start=bar.start + turn * length) for turn in range(times) for bar in score.bars]
-    return replace(score, notes=tuple(notes), bars=joined_bars(bars))
+    turns = [replace(bar, start=bar.start + turn * length) for turn in range(times) for bar in bars]
+    return replace(score, notes=tuple(notes), bars=joined_bars(turns))
 
 
 def joined_bars(bars: Sequence[Bar]) -> tuple[Bar, ...]:
@@ -114,16 +128,17 @@ def joined_bars(bars: Sequence[Bar]) -> tuple[Bar, ...]:
     return tuple(joined)
 
 
-def steady_bars(score: Score) -> tuple[int, int]:
-    """The longest run of bars in one time signature, all whole but for the first and the last: (first, last exclusive)."""
-    best = (0, 0)
+def steady_runs(score: Score) -> list[tuple[int, int]]:
+    """Runs of bars in one metre and tempo, all whole but for the first and the last: (first, last exclusive)."""
+    runs: list[tuple[int, int]] = []
     first = 0
     for index, bar in enumerate(score.bars):
-        if bar.metre != score.bars[first].metre:
+        opening = score.bars[first]
+        if (bar.metre, bar.tempo) != (opening.metre, opening.tempo):
+            runs.append((first, index))
             first = index
-        if index + 1 - first > best[1] - best[0]:
-            best = (first, index + 1)
-        if not bar.whole and index > first:
+        elif not bar.whole and index > first:
+            runs.append((first, index + 1))
             # A short bar ends a run, and may open the next as its pick-up.
             first = index
-    return best
+    return [*runs, (first, len(score.bars))]

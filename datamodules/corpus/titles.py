@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 FORMS = (
     "slip jig",
@@ -33,7 +34,7 @@ def tidy_title(title: str) -> str:
 
 
 def plain_title(title: str) -> str:
-    """What is left of a title for comparing: its words in order without articles, marks and tune types; "" if nothing."""
+    """A title for comparing: its words in order without articles, marks and tune types; "" if nothing is left."""
     words = re.sub(r"['’`]s?\b", "", title.lower())
     kept = [word.rstrip("s") for word in re.findall(r"[^\W_]+", words) if word not in _IDLE]
     return " ".join(kept)
@@ -50,7 +51,7 @@ def opening(degrees: Sequence[int], intervals: int = 20) -> str:
 
     A note said twice counts once: printings differ in how they split long notes.
     """
-    moves = [after - before for before, after in zip(degrees, degrees[1:], strict=False) if after != before]
+    moves = [after - before for before, after in pairwise(degrees) if after != before]
     return "melody " + " ".join(map(str, moves[:intervals])) if len(moves) >= intervals else ""
 
 
