@@ -5,13 +5,14 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from datamodules.corpus.catalogue import catalogue
 from datamodules.corpus.packages import recipe, soundfont_path
-from datamodules.corpus.pieces import Job, finished_line, make_piece
+from datamodules.corpus.pieces import Job, finished_line, make_piece, partial_path
 from datamodules.corpus.selection import Selection
 from datamodules.errors import InputError
 from datamodules.manifest import FILE_NAME, Track, read_manifest, write_manifest
@@ -106,11 +107,20 @@ def _made(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, dict[str, An
         running = {pool.submit(make_piece, job): job.number for job in jobs}
         for future in as_completed(running):
             yield running[future], future.result()
-    except BaseException:
+    except BaseException as error:
         # Broken off: workers would otherwise finish what they have, and keep the terminal waiting.
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - before:
+        workers_left = set(multiprocessing.active_children()) - before
+        for process in workers_left:
             process.terminate()
+        for process in workers_left:
+            process.join()
+        for job in jobs:
+            partial_path(job.path).unlink(missing_ok=True)
+        if isinstance(error, BrokenProcessPool):
+            raise InputError(
+                "a rendering process was killed (out of memory?); run the command again, with fewer --workers"
+            ) from error
         raise
     pool.shutdown()
 

@@ -26,13 +26,17 @@ def soundfont_path(given: str | Path | None) -> Path:
     """The SoundFont to play with: ``given``, or the one that pretty_midi ships.
 
     Raises:
-        InputError: no such file, or pretty_midi is not installed.
+        InputError: no such file, no SoundFont, or pretty_midi is not installed.
     """
     if given is None:
         return package_folder("pretty_midi") / DEFAULT_SOUNDFONT
     path = Path(given)
     if not path.is_file():
         raise InputError(f"--soundfont {path}: there is no such file; give an .sf2 or .sf3 file, or leave it out")
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"sfbk":
+        raise InputError(f"--soundfont {path}: is not a SoundFont; give an .sf2 or .sf3 file, or leave it out")
     return path
 
 

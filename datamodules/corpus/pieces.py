@@ -15,6 +15,7 @@ from datamodules.corpus.orchestration import arrange
 from datamodules.corpus.reading import UnusableScoreError
 from datamodules.corpus.scores import Score, excerpt, played_round, steady_runs
 from datamodules.corpus.wording import tempo_class
+from datamodules.errors import InputError
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 12.0, 40.0
 # Notes a second that the top voice plays, from the slowest to the fastest, and the most quarter notes a minute.
@@ -87,12 +88,20 @@ def make_piece(job: Job) -> dict[str, Any]:
         **facts,
         "caption_facts": stated,
     }
-    partial = job.path.with_name(job.path.name + ".partial")
-    with soundfile.SoundFile(str(partial), "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
-        file.comment = json.dumps(line, ensure_ascii=False)
-        file.write(samples)
-    partial.replace(job.path)
+    partial = partial_path(job.path)
+    try:
+        with soundfile.SoundFile(str(partial), "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
+            file.comment = json.dumps(line, ensure_ascii=False)
+            file.write(samples)
+        partial.replace(job.path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise InputError(f"{job.path}: cannot be written ({error}); is the disk full?") from error
     return line
+
+
+def partial_path(path: Path) -> Path:
+    """Where a piece is written before it is moved into place."""
+    return path.with_name(path.name + ".partial")
 
 
 def finished_line(path: Path, seed: int, recipe: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""`mgl corpus`: the embedded corpus, rendered on this machine."""
+"""``mgl corpus``: the embedded corpus, rendered on this machine."""
 
 
 def corpus(
@@ -12,10 +12,10 @@ def corpus(
     what is already in the folder is not rendered again.
 
     Args:
-        out: Folder to write manifest.jsonl and audio/ to.
-        pieces: How many pieces to render, 12 to 40 seconds each, split 8 : 1 : 1 into train, valid and test.
-        seed: Draws scores, excerpts, tempi, instruments and the wording of captions.
-        workers: Processes to render with; by default one for each CPU core.
+        out: folder to write manifest.jsonl and audio/ to.
+        pieces: how many pieces to render, 12 to 40 seconds each, split 8 : 1 : 1 into train, valid and test.
+        seed: draws scores, excerpts, tempi, instruments and the wording of captions.
+        workers: processes to render with; by default one for each CPU core.
         soundfont: General MIDI SoundFont (.sf2 or .sf3) to play with instead of the one that pretty_midi ships.
 
     Raises:
