@@ -105,6 +105,8 @@ def test_a_run_that_was_broken_off_is_taken_up(corpus, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         build_corpus(tmp_path, pieces=4, seed=SEED, workers=1)
     assert not (tmp_path / "manifest.jsonl").exists()
+    with pytest.raises(InputError, match=f"seed {SEED}, not 8"):
+        build_corpus(tmp_path, pieces=4, seed=8, workers=1)
     monkeypatch.setattr(building, "make_piece", lambda job: made.append(job.number) or real(job))
     build_corpus(tmp_path, pieces=4, seed=SEED, workers=1)
     assert sorted(made) == [0, 1, 2, 3]

@@ -12,13 +12,13 @@ from typing import Any
 
 from datamodules.corpus.catalogue import catalogue
 from datamodules.corpus.packages import recipe, soundfont_path
-from datamodules.corpus.pieces import Job, finished_line, make_piece, partial_path
+from datamodules.corpus.pieces import Job, finished_line, make_piece, partial_path, stored_line
 from datamodules.corpus.selection import Selection
 from datamodules.errors import InputError
 from datamodules.manifest import FILE_NAME, Track, read_manifest, write_manifest
 
 # Raise with every change that makes a piece sound or read otherwise: pieces of another revision are made again.
-REVISION = 2
+REVISION = 3
 _AUDIO = "audio"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -35,7 +35,7 @@ def build_corpus(
 
     Two runs with one seed give the same files to the bit, whatever ``workers`` is; a larger corpus begins with the
     smaller one of its seed. A piece that is there is not made again: a run that was broken off is taken up by
-    repeating it.
+    repeating it. Where the folder holds more pieces than are asked for, they stay, and the manifest leaves them out.
 
     Args:
         out: folder for ``manifest.jsonl`` and ``audio/``; made if missing.
@@ -79,12 +79,14 @@ def _prepared(root: Path, seed: int) -> Path:
     """Makes the folder, or sees that what lies there may be continued."""
     if root.exists() and not root.is_dir():
         raise InputError(f"--out {root}: is a file; give a folder")
-    if (root / FILE_NAME).is_file():
-        others = {track.facts.get("seed", "none") for track in read_manifest(root)} - {seed}
-        if others:
-            raise InputError(
-                f"--out {root}: holds another corpus (seed {others.pop()}, not {seed}); give another folder"
-            )
+    seeds = (
+        {track.facts.get("seed", "none") for track in read_manifest(root)} if (root / FILE_NAME).is_file() else set()
+    )
+    # A run that was broken off has left pieces and no manifest.
+    seeds |= {stored_line(path).get("seed", seed) for path in sorted((root / _AUDIO).glob("*.flac"))[:1]}
+    if seeds - {seed}:
+        other = sorted(map(str, seeds - {seed}))[0]
+        raise InputError(f"--out {root}: holds another corpus (seed {other}, not {seed}); give another folder")
     try:
         (root / _AUDIO).mkdir(parents=True, exist_ok=True)
         probe = root / _AUDIO / f".write-test-{os.getpid()}"

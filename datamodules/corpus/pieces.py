@@ -106,15 +106,20 @@ def partial_path(path: Path) -> Path:
 
 def finished_line(path: Path, seed: int, recipe: str) -> dict[str, Any] | None:
     """The manifest line inside a finished piece; None where there is none, or one made otherwise."""
+    line = stored_line(path)
+    return line if line.get("seed") == seed and line.get("recipe") == recipe else None
+
+
+def stored_line(path: Path) -> dict[str, Any]:
+    """The manifest line that a piece of any corpus carries; empty where the file is missing or carries none."""
     import soundfile
 
     try:
         with soundfile.SoundFile(str(path)) as file:
             line = json.loads(file.comment)
     except (OSError, RuntimeError, ValueError):
-        return None
-    same = isinstance(line, dict) and line.get("seed") == seed and line.get("recipe") == recipe
-    return line if same else None
+        return {}
+    return line if isinstance(line, dict) else {}
 
 
 def choose(job: Job) -> tuple[Entry, Score, float, str]:
@@ -141,8 +146,8 @@ def choose_run(score: Score, rng: random.Random) -> Score:
     runs = [run for run in steady_runs(score) if run[1] - run[0] >= 4]
     if not runs:
         raise UnusableScoreError("no four bars in one metre")
-    # Squared: what is left of a tune after a damaged bar should seldom win.
-    first, last = rng.choices(runs, [(last - first) ** 2 for first, last in runs])[0]
+    # Cubed: what is left of a tune after a damaged bar should seldom win.
+    first, last = rng.choices(runs, [(last - first) ** 3 for first, last in runs])[0]
     return excerpt(score, first, last)
 
 
@@ -171,6 +176,8 @@ def choose_excerpt(score: Score, bpm: float, rng: random.Random) -> Score:
         raise UnusableScoreError("too short")
     if score.beats * seconds < SHORTEST_SECONDS + 4:
         score = played_round(score, int((SHORTEST_SECONDS + 4) / (score.beats * seconds)) + 1)
+        if not all(bar.whole for bar in score.bars[1:-1]):
+            raise UnusableScoreError("does not join up with itself")
     wanted = min(rng.uniform(SHORTEST_SECONDS + 2, LONGEST_SECONDS - 4), score.beats * seconds)
     pickup = 0 if score.bars[0].whole else 1
     starts = [0, *range(4 + pickup, len(score.bars), 4)]

@@ -100,17 +100,23 @@ def excerpt(score: Score, first: int, last: int) -> Score:
 def played_round(score: Score, times: int) -> Score:
     """The score played ``times`` over, as a tune is for a dance.
 
-    The last bar and the pick-up make one bar together; where the last is too short for that it is filled with a rest.
+    The last bar and the pick-up make one bar together, filled up with a rest where they are too short for that. Where
+    the last bar is whole by itself, the pick-up is played the first time only.
     """
     first, last = score.bars[0], score.bars[-1]
+    again = score if first.whole or not last.whole or len(score.bars) == 1 else excerpt(score, 1, len(score.bars))
     full = last.metre[0] * 4 / last.metre[1]
-    pickup = 0.0 if first.whole else first.beats
-    missing = (full - pickup - last.beats) % full
-    bars = (*score.bars[:-1], replace(last, beats=last.beats + (0.0 if full - missing < _CLOSE else missing)))
-    length = bars[-1].end
-    notes = [replace(note, start=note.start + turn * length) for turn in range(times) for note in score.notes]
-    turns = [replace(bar, start=bar.start + turn * length) for turn in range(times) for bar in bars]
-    return replace(score, notes=tuple(notes), bars=joined_bars(turns))
+    rest = (full - last.beats - (0.0 if again.bars[0].whole else first.beats)) % full
+    rest = 0.0 if min(rest, full - rest) < _CLOSE else rest
+    notes: list[Note] = []
+    bars: list[Bar] = []
+    now = 0.0
+    for turn in (score, *[again] * (times - 1)):
+        notes += [replace(note, start=note.start + now) for note in turn.notes]
+        bars += [replace(bar, start=bar.start + now) for bar in turn.bars]
+        bars[-1] = replace(bars[-1], beats=bars[-1].beats + rest)
+        now += turn.beats + rest
+    return replace(score, notes=tuple(notes), bars=joined_bars(bars))
 
 
 def joined_bars(bars: Sequence[Bar]) -> tuple[Bar, ...]:

@@ -22,7 +22,7 @@ _KINDS = {
 }
 _ORIGINS = {
     "O'Neill's Music of Ireland": ("from O'Neill's Music of Ireland", "from O'Neill's Irish collection"),
-    "Ryan's Mammoth Collection": ("from Ryan's Mammoth Collection", "from Ryan's collection of fiddle tunes"),
+    "Ryan's Mammoth Collection": ("from Ryan's Mammoth Collection", "from Ryan's collection of dance tunes"),
     "Aird's Airs": ("from Aird's Airs", "from Aird's old book of airs"),
 }
 _ROOMS = {
