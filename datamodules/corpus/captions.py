@@ -82,7 +82,7 @@ def _counted(w: Words) -> str:
 def _listing(w: Words) -> str:
     """Two sentences: what it is, then who plays."""
     first = f"{w.article(w.tempo())} {w.kind()}" + w.maybe(0.4, lambda: f" {w.origin()}")
-    verb = w.one("It is played by", "The instruments are", "You can hear", "It features")
+    verb = w.one("It is played by", "You can hear", "It features", "Played by")
     return f"{first}. {verb} {w.who()}."
 
 

@@ -19,6 +19,7 @@ from datamodules.errors import InputError
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 12.0, 40.0
 # Notes a second that the top voice plays, from the slowest to the fastest, and the most quarter notes a minute.
+_SLOWEST = 52
 _DANCE = (3.4, 6.6, 208)
 _AIR = (2.2, 4.8, 160)
 _PACES = {
@@ -61,8 +62,6 @@ def make_piece(job: Job) -> dict[str, Any]:
 
     The line travels inside the FLAC file as its comment: what is finished can be told from the file alone.
     """
-    import soundfile
-
     from datamodules.corpus.rendering import SAMPLE_RATE, render
 
     entry, score, bpm, source = choose(job)
@@ -88,15 +87,21 @@ def make_piece(job: Job) -> dict[str, Any]:
         **facts,
         "caption_facts": stated,
     }
-    partial = partial_path(job.path)
-    try:
-        with soundfile.SoundFile(str(partial), "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
-            file.comment = json.dumps(line, ensure_ascii=False)
-            file.write(samples)
-        partial.replace(job.path)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise InputError(f"{job.path}: cannot be written ({error}); is the disk full?") from error
+    _write(job.path, samples, SAMPLE_RATE, json.dumps(line, ensure_ascii=False))
     return line
+
+
+def _write(path: Path, samples: Any, sample_rate: int, comment: str) -> None:
+    import soundfile
+
+    partial = partial_path(path)
+    try:
+        with soundfile.SoundFile(str(partial), "w", sample_rate, 1, "PCM_16", format="FLAC") as file:
+            file.comment = comment
+            file.write(samples)
+        partial.replace(path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise InputError(f"{path}: cannot be written ({error}); is the disk full?") from error
 
 
 def partial_path(path: Path) -> Path:
@@ -159,8 +164,11 @@ def choose_tempo(score: Score, entry: Entry, rng: random.Random) -> tuple[float,
     top = [note for note in score.notes if note.voice == 0]
     density = len(top) / max(1e-6, sum(note.beats for note in top))
     slowest, fastest, ceiling = _PACES.get(entry.form, _DANCE)
-    notes_a_second = rng.uniform(slowest, fastest)
-    return float(min(ceiling, max(52, round(60 * notes_a_second / max(density, 1e-6))))), "assigned"
+    drawn = 60 * rng.uniform(slowest, fastest) / max(density, 1e-6)
+    # What is out of bounds is drawn again near them rather than set to them: no tempo should stand out.
+    if not _SLOWEST <= drawn <= ceiling:
+        drawn = rng.uniform(0.75 * ceiling, ceiling) if drawn > ceiling else rng.uniform(_SLOWEST, 1.25 * _SLOWEST)
+    return float(round(drawn)), "assigned"
 
 
 def choose_excerpt(score: Score, bpm: float, rng: random.Random) -> Score:

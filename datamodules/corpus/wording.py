@@ -73,7 +73,10 @@ class Words:
         """All instruments in a row, the drums last: "a flute, a piano and a drum kit"."""
         names = self.names()
         if articles and self.rng.random() < 0.7:
-            names = [name if name.endswith(("strings", "choir", "section")) else self.article(name) for name in names]
+            names = [
+                name if name.endswith(("strings", "choir", "section", "brass")) else self.article(name)
+                for name in names
+            ]
         row = _row(names, self.one("and", "&") if not articles else "and")
         ensemble = self.facts["ensemble"]
         if ensemble and articles and self.rng.random() < 0.6:
@@ -87,7 +90,7 @@ class Words:
         """The one that leads over the others, as in "flute melody over piano and cello"; else all in a row."""
         lead = self.facts["lead"]
         if not lead:
-            return self.who()
+            return self.one("solo {}", "{} alone").format(*self.names()) if self.alone else self.who()
         others = [name for name in self.names() if name != lead]
         self.stated.add("lead")
         head = self.one(f"{lead} melody", f"lead {lead}", f"melody on {lead}", f"{lead}")
