@@ -125,10 +125,11 @@ class Listener:
         ]
         captions = [one.pair.caption for one in loaded]
         texts = self.judge.embed_text(captions).cpu()
-        return [
-            HeardPair(one.pair, *sounds[3 * row : 3 * row + 3], text=texts[row] if captions[row] else None)
-            for row, one in enumerate(loaded)
-        ]
+        pairs = []
+        for row, one in enumerate(loaded):
+            generated, reference, noise = sounds[3 * row : 3 * row + 3]
+            pairs.append(HeardPair(one.pair, generated, reference, noise, texts[row] if captions[row] else None))
+        return pairs
 
     def _hear_chroma(self, waves: list[Tensor]) -> list[Tensor]:
         lengths = torch.tensor([len(wave) for wave in waves])

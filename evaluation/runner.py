@@ -92,7 +92,8 @@ def _listen(listener: Listener, pairs: Sequence[Pair]) -> tuple[list[HeardPair],
     heard: list[HeardPair] = []
     failed: list[dict[str, str]] = []
     columns = TextColumn("Listening"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(pairs))
         for some, broken in listener.listen(pairs):
             heard += some

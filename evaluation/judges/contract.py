@@ -50,7 +50,6 @@ class Judge(Protocol):
         window: seconds of audio in one embedding.
         hop: seconds from one window to the next.
         shortest: the fewest samples it can judge.
-        labels: L names of the classes.
     """
 
     name: str
@@ -58,7 +57,11 @@ class Judge(Protocol):
     window: float
     hop: float
     shortest: int
-    labels: Sequence[str]
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the classes, in the order of the logits."""
+        ...
 
     @property
     def checksum(self) -> str:

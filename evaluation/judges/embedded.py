@@ -237,7 +237,9 @@ def _read_config(path: Path) -> JudgeConfig:
     if content.keys() != names:
         odd = ", ".join(sorted(names ^ content.keys()))
         raise InputError(f"{path}: fields missing or unknown: {odd}; export the judge again")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
     try:
         return JudgeConfig(**values)
     except TypeError as error:

@@ -59,6 +59,8 @@ class JudgeTraining(LightningModule):
         export_to: str | None = None,
     ) -> None:
         super().__init__()
+        if len(families) < 2:
+            raise InputError(f"a judge tells at least 2 families apart, not {len(families)}; name them in families")
         self.judge = EmbeddedJudge(
             JudgeConfig(
                 labels=build_labels(families, collections),

@@ -1,0 +1,180 @@
+"""The page: complete, self-contained, and drawn by a browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import struct
+import subprocess
+
+import pytest
+import soundfile
+import torch
+from evaluation_clips import random_judge, sine, write_clips
+
+from datamodules.errors import InputError
+from evaluation.media import encode_audio
+from evaluation.report import write_report
+from evaluation.runner import evaluate
+
+IDS = [f"clip{index}" for index in range(9)]
+
+
+def system(name, better):
+    codebooks = [
+        {"codebook": k, "value": 3 + k - better, "low": 2.9 + k - better, "high": 3.1 + k - better,
+         "unigram": 4 + k, "unigram_low": 3.9 + k, "unigram_high": 4.1 + k}
+        for k in range(4)
+    ]  # fmt: skip
+    return {
+        "name": name,
+        "model": f"runs/demo/{name}",
+        "parameters": {"lm": 1234567, "text_encoder": 4321, "codec": 98765},
+        "speed": {"steps_per_second": 81.0, "audio_seconds_per_second": 1.5, "device": "cpu", "threads": 2},
+        "training": {
+            "steps": 250,
+            "seconds": 61.0,
+            "train_tokens": 10_000,
+            "validation": {"n": 32, "cross_entropy": codebooks},
+            "curve": [[0, 6.9, None], [100, 5.0, 5.2], [250, 4.0, 4.5]],
+        },
+        "codec": {"mel_distance": 0.4, "mel_distance_at_init": 2.0},
+    }
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    judge = random_judge(root / "judge")
+    captions = {name: f"prompt <{name}> & co" for name in IDS}
+    reference = write_clips(root / "reference", {name: sine(50 + 3 * k, 3.0) for k, name in enumerate(IDS)}, captions)
+    paths = []
+    generator = torch.Generator().manual_seed(0)
+    for name, level in (("nano", 0.3), ("micro $x$", 0.01)):
+        clips = {one: sine(50 + 3 * k, 1.5) for k, one in enumerate(IDS)}
+        clips = {one: wav + level * torch.randn(wav.shape, generator=generator) for one, wav in clips.items()}
+        folder = write_clips(root / name, clips, captions)
+        if name == "nano":
+            (folder / "clip3.wav").write_bytes(b"broken")
+        (folder / "system.json").write_text(json.dumps(system(name, level)))
+        evaluate(folder, reference, judge, root / f"{name}.json")
+        paths.append(root / f"{name}.json")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def page(results, tmp_path_factory):
+    return write_report(results, tmp_path_factory.mktemp("page") / "deep" / "report.html", clips=8)
+
+
+def test_every_player_holds_real_audio(page):
+    text = page.read_text(encoding="utf-8")
+    players = re.findall(r'<audio controls[^>]* src="data:audio/ogg;base64,([^"]+)"', text)
+    assert len(players) in (23, 24)  # eight prompts, three columns, perhaps without the broken clip
+    for content in players:
+        audio, rate = soundfile.read(io.BytesIO(base64.b64decode(content)))
+        assert rate == 32_000
+        assert len(audio) == pytest.approx(1.5 * rate, abs=2)
+        assert abs(audio).max() > 0.1
+    pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)"', text)
+    assert len(pictures) == len(players)
+    assert all(base64.b64decode(content).startswith(b"\x89PNG") for content in pictures)
+
+
+def test_the_page_needs_nothing_else(page):
+    text = page.read_text(encoding="utf-8")
+    without_namespaces = re.sub(r'xmlns(:xlink)?="[^"]+"', "", text)
+    assert "http://" not in without_namespaces
+    assert "https://" not in without_namespaces
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text)
+    assert "@import" not in text
+
+
+def test_the_page_says_what_there_is(page, results):
+    text = page.read_text(encoding="utf-8")
+    first = json.loads(results[0].read_text())
+    judge = first["protocol"]["judge"]
+    for expected in (
+        judge["checksum"][:16],
+        f"{first['metrics']['kld']['value']:.3f}",
+        "References, shuffled",
+        "Codebook 3",
+        "1,234,567",
+        "Unigram",
+        "reference_to_generated",
+        "mgl evaluate",
+        "not readable as audio",
+        "micro $x$ minus nano",
+        "prompt &lt;clip1&gt; &amp; co",
+    ):
+        assert expected in text
+    assert "prompt <clip" not in text
+    assert text.count("<svg") == 6
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_one_system_without_a_word_about_itself(results, tmp_path):
+    data = json.loads(results[1].read_text())
+    data["system"] = {"name": "stranger"}
+    bare = results[1].with_name("bare.json")
+    bare.write_text(json.dumps(data))
+    text = write_report([bare], tmp_path / "r.html", clips=1).read_text(encoding="utf-8")
+    assert "Nothing is known of the systems" in text
+    assert "On 9 prompts, stranger scores FAD" in text
+    assert text.count("<audio controls") == 2
+    bare.unlink()
+
+
+def test_audio_that_went_away_is_said(results, tmp_path):
+    data = json.loads(results[1].read_text())
+    for clip in data["clips"]:
+        clip["generated"] = "gone.wav"
+    moved = results[1].with_name("moved.json")
+    moved.write_text(json.dumps(data))
+    text = write_report([moved], tmp_path / "r.html", clips=2).read_text(encoding="utf-8")
+    assert text.count("there is no such audio file") == 2
+    moved.unlink()
+
+
+def test_the_command_writes_the_page(results, tmp_path, capsys):
+    from experiments.commands.compare import compare
+
+    compare([str(path) for path in results], str(tmp_path / "page.html"), clips=1)
+    assert (tmp_path / "page.html").stat().st_size > 50_000
+    assert "page.html" in capsys.readouterr().out
+    with pytest.raises(InputError, match="at least 1"):
+        compare([str(results[0])], str(tmp_path / "page.html"), clips=0)
+
+
+def test_long_audio_is_written_whole():
+    wav = 0.1 * torch.randn(25 * 32_000, generator=torch.Generator().manual_seed(0))
+    content = base64.b64decode(encode_audio(wav).split(",", 1)[1])
+    assert soundfile.info(io.BytesIO(content)).duration == pytest.approx(25.0)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_draws_it(page, tmp_path, width):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium")
+    probe = tmp_path / "probe.html"
+    script = (
+        "<script>onload=()=>{const d=document.documentElement;const bad=[...document.querySelectorAll('body *')]"
+        ".filter(e=>!e.closest('.scroll,.wide,pre,svg')&&e.getBoundingClientRect().right>innerWidth+1).length;"
+        "const loaded=[...document.images].every(i=>i.loading!=='eager'||i.naturalWidth>0);"
+        "document.title=`overflow ${d.scrollWidth>innerWidth} ${bad} images ${loaded} players "
+        "${document.querySelectorAll('audio').length}`}</script></body>"
+    )
+    probe.write_text(page.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+    flags = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},3000"]
+    done = subprocess.run(
+        [*flags, "--dump-dom", f"file://{probe}"], capture_output=True, text=True, timeout=120, check=True
+    )
+    title = re.search(r"<title>([^<]*)</title>", done.stdout).group(1)
+    assert re.fullmatch(r"overflow false 0 images true players 2[34]", title), title
+    picture = tmp_path / "page.png"
+    subprocess.run([*flags, f"--screenshot={picture}", f"file://{probe}"], capture_output=True, timeout=120, check=True)
+    assert struct.unpack(">II", picture.read_bytes()[16:24])[1] == 3000

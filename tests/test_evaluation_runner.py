@@ -1,0 +1,229 @@
+"""From folders of clips to results.json."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from evaluation_clips import CAPTIONS, RATE, random_judge, sine, write_clips
+
+from datamodules.audio_io import write_audio
+from datamodules.errors import InputError
+from datamodules.manifest import read_manifest, write_manifest
+from evaluation.compare import differences, read_results
+from evaluation.judges.embedded import load_judge
+from evaluation.kld import kl_divergence
+from evaluation.runner import evaluate
+
+IDS = [f"clip{index}" for index in range(6)]
+
+
+@pytest.fixture
+def judge(tmp_path):
+    return random_judge(tmp_path / "judge")
+
+
+@pytest.fixture
+def reference(tmp_path):
+    return write_clips(tmp_path / "reference", {name: sine(60 + 2 * k, 3.0) for k, name in enumerate(IDS)})
+
+
+def noisy(level, seconds=2.0):
+    generator = torch.Generator().manual_seed(1)
+    clips = {}
+    for k, name in enumerate(IDS):
+        wav = sine(60 + 2 * k, seconds)
+        clips[name] = wav + level * torch.randn(wav.shape, generator=generator)
+    return clips
+
+
+def test_results_have_the_promised_shape(tmp_path, judge, reference):
+    generated = write_clips(tmp_path / "generated", noisy(0.05))
+    (generated / "system.json").write_text(json.dumps({"name": "nano", "parameters": {"lm": 5}}))
+    out = tmp_path / "deep" / "results.json"
+    returned = evaluate(generated, reference, judge, out, seed=3)
+    found = json.loads(out.read_text())
+    assert found == json.loads(json.dumps(returned))
+    assert found["system"] == {"name": "nano", "parameters": {"lm": 5}}
+    assert found["n"] == 6
+    assert found["failed"] == []
+    assert list(found["metrics"]) == ["fad", "kld", "clap", "chroma"]
+    for score in found["metrics"].values():
+        assert score["low"] <= score["value"] <= score["high"]
+    protocol = found["protocol"]
+    assert protocol["judge"]["checksum"] == load_judge(judge).checksum
+    assert protocol["judge"]["sample_rate"] == RATE
+    assert protocol["kld"]["direction"] == "reference_to_generated"
+    assert (protocol["n"], protocol["seed"]) == (6, 3)
+    assert set(found["context"]) == {"reference", "shuffled", "noise"}
+    for clip in found["clips"]:
+        assert (out.parent / clip["generated"]).samefile(generated / f"{clip['id']}.wav")
+        assert (out.parent / clip["reference"]).samefile(reference / f"{clip['id']}.wav")
+        assert {"caption", "kld", "clap", "chroma", "seconds"} <= set(clip)
+    assert [clip["caption"] for clip in found["clips"]] == list(CAPTIONS)
+    assert np.mean([clip["kld"] for clip in found["clips"]]) == pytest.approx(found["metrics"]["kld"]["value"])
+    assert not list(out.parent.glob("*.partial"))
+
+
+def test_numbers_equal_what_the_judge_says_clip_by_clip(tmp_path, judge, reference):
+    generated = write_clips(tmp_path / "generated", noisy(0.05))
+    found = evaluate(generated, reference, judge, tmp_path / "results.json")
+    network = load_judge(judge)
+    from datamodules.audio_io import read_audio
+
+    for clip in found["clips"]:
+        sounds = []
+        for folder in (generated, reference):
+            wav = read_audio(folder / f"{clip['id']}.wav", sample_rate=RATE, duration=2.0)
+            sounds.append(network.embed_audio(wav[None], torch.tensor([wav.shape[-1]])))
+        assert clip["kld"] == pytest.approx(float(kl_divergence(sounds[0].logits, sounds[1].logits)), abs=1e-5)
+        text = network.embed_text([clip["caption"]])
+        cosine = torch.nn.functional.cosine_similarity(sounds[0].clips(), text)
+        assert clip["clap"] == pytest.approx(float(cosine), abs=1e-5)
+
+
+def test_a_copy_of_the_references_is_perfect_and_noise_is_worse(tmp_path, judge, reference):
+    scores = []
+    for level in (0.0, 0.02, 0.5):
+        folder = write_clips(tmp_path / f"g{level}", noisy(level))
+        scores.append(evaluate(folder, reference, judge, tmp_path / f"{level}.json")["metrics"])
+    for metric, sign in (("fad", 1), ("kld", 1), ("chroma", -1)):
+        values = [sign * score[metric]["value"] for score in scores]
+        assert values[0] <= values[1] <= values[2]
+    assert scores[0]["fad"]["value"] < scores[1]["fad"]["value"] < scores[2]["fad"]["value"]
+    assert scores[0]["fad"]["value"] < 1e-6
+    assert scores[0]["chroma"]["value"] == 1
+
+
+def test_pairs_are_made_by_id(tmp_path, judge, reference):
+    clips = noisy(0.0)
+    forward = write_clips(tmp_path / "forward", clips)
+    captions = dict(zip(IDS, CAPTIONS, strict=True))
+    backward = write_clips(tmp_path / "backward", dict(reversed(clips.items())), captions)
+    results = [evaluate(folder, reference, judge, tmp_path / f"{folder.name}.json") for folder in (forward, backward)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert results[0]["clips"][0]["id"] == results[1]["clips"][0]["id"] == "clip0"
+    assert results[1]["metrics"]["chroma"]["value"] == 1
+
+
+def test_clips_that_cannot_be_heard_are_listed(tmp_path, judge, reference):
+    clips = noisy(0.0)
+    clips["stranger"] = sine(60)
+    clips["clip1"] = clips["clip1"][:, :100]
+    generated = write_clips(tmp_path / "generated", clips)
+    (generated / "clip2.wav").unlink()
+    (generated / "clip3.wav").write_bytes(b"not audio")
+    import soundfile
+
+    soundfile.write(generated / "clip4.wav", np.full(RATE, np.nan, dtype="float32"), RATE, subtype="FLOAT")
+    found = evaluate(generated, reference, judge, tmp_path / "results.json")
+    reasons = {one["id"]: one["reason"] for one in found["failed"]}
+    assert sorted(reasons) == ["clip1", "clip2", "clip3", "clip4", "stranger"]
+    assert "too short" in reasons["clip1"]
+    assert "no such audio file" in reasons["clip2"]
+    assert "not readable as audio" in reasons["clip3"]
+    assert "not finite" in reasons["clip4"]
+    assert "no reference" in reasons["stranger"]
+    assert found["n"] == 2
+    assert found["metrics"]["fad"]["value"] is not None
+    assert found["metrics"]["fad"]["low"] is None
+    assert "at least 4 clips" in found["metrics"]["kld"]["interval"]
+
+
+def test_one_clip_has_no_fad_but_the_rest(tmp_path, judge, reference):
+    generated = write_clips(tmp_path / "generated", {"clip0": sine(60)})
+    found = evaluate(generated, reference, judge, tmp_path / "results.json")
+    fad = found["metrics"]["fad"]
+    assert (fad["value"], fad["low"], fad["high"]) == (None, None, None)
+    assert "at least 2" in fad["interval"]
+    assert found["metrics"]["chroma"]["value"] == 1
+    assert found["not_generated"] == 5
+
+
+def test_clips_without_captions_have_no_clap_score(tmp_path, judge):
+    empty = dict.fromkeys(IDS, "")
+    clips = noisy(0.0)
+    reference = write_clips(tmp_path / "reference", clips, empty)
+    found = evaluate(write_clips(tmp_path / "a", clips, empty), reference, judge, tmp_path / "results.json")
+    assert found["metrics"]["clap"]["value"] is None
+    assert "caption" in found["metrics"]["clap"]["interval"]
+    assert found["metrics"]["kld"]["value"] is not None
+    some = write_clips(tmp_path / "b", clips, {**empty, "clip0": "flute", "clip1": "drums"})
+    assert evaluate(some, reference, judge, tmp_path / "results.json")["metrics"]["clap"]["note"] == "2 of 6 clips"
+
+
+def test_what_cannot_be_evaluated_is_refused(tmp_path, judge, reference):
+    out = tmp_path / "results.json"
+    other = write_clips(tmp_path / "other", {"x": sine(60), "y": sine(62)})
+    with pytest.raises(InputError, match=r"no id .*\(2 clips.*\(6"):
+        evaluate(other, reference, judge, out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no such manifest"):
+        evaluate(tmp_path / "empty", reference, judge, out)
+    (tmp_path / "empty" / "manifest.jsonl").touch()
+    with pytest.raises(InputError, match="no tracks"):
+        evaluate(tmp_path / "empty", reference, judge, out)
+    with pytest.raises(InputError, match=r"no config\.yaml"):
+        evaluate(reference, reference, tmp_path / "nothing", out)
+    broken = write_clips(tmp_path / "broken", {"clip0": sine(60)})
+    (broken / "clip0.wav").write_bytes(b"")
+    with pytest.raises(InputError, match="none of 1 pairs"):
+        evaluate(broken, reference, judge, out)
+    (other / "system.json").write_text("[1]")
+    with pytest.raises(InputError, match="JSON object"):
+        evaluate(other, other, judge, out)
+    assert not out.exists()
+
+
+def test_systems_are_compared_on_the_same_clips(tmp_path, judge, reference):
+    paths = []
+    for name, level in (("bad", 0.5), ("good", 0.01)):
+        folder = write_clips(tmp_path / name, noisy(level))
+        evaluate(folder, reference, judge, tmp_path / f"{name}.json")
+        paths.append(tmp_path / f"{name}.json")
+    found = {one.metric: one for one in differences(read_results(paths))}
+    assert found["fad"].first == "good"
+    assert found["fad"].difference.value < 0
+    assert found["chroma"].difference.value >= 0
+    assert found["kld"].n == 6
+
+
+def test_different_protocols_are_refused(tmp_path, judge, reference):
+    folder = write_clips(tmp_path / "generated", noisy(0.1))
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    evaluate(folder, reference, judge, paths[0])
+    evaluate(folder, reference, random_judge(tmp_path / "else", seed=1), paths[1])
+    with pytest.raises(InputError, match=r"judge\.checksum"):
+        read_results(paths)
+    with pytest.raises(InputError, match="two systems"):
+        read_results([paths[0], paths[0]])
+    with pytest.raises(InputError, match="no such results"):
+        read_results([tmp_path / "c.json"])
+    (tmp_path / "c.json").write_text("{}")
+    with pytest.raises(InputError, match="missing"):
+        read_results([tmp_path / "c.json"])
+    with pytest.raises(InputError, match="nothing"):
+        read_results([])
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path, judge, reference):
+    folder = write_clips(tmp_path / "generated", noisy(0.1))
+    for name in "ab":
+        evaluate(folder, reference, judge, tmp_path / f"{name}.json", seed=5)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_other_sample_rates_are_resampled(tmp_path, judge, reference):
+    folder = tmp_path / "generated"
+    folder.mkdir()
+    tracks = []
+    for track in read_manifest(reference):
+        path = folder / f"{track.id}.wav"
+        pitch = 60 + 2 * int(track.id[-1])
+        write_audio(path, sine(pitch, 2.0, rate=44_100), 44_100)
+        tracks.append(type(track)(track.id, path, 2.0, 44_100, track.caption))
+    write_manifest(folder / "manifest.jsonl", tracks)
+    found = evaluate(folder, reference, judge, tmp_path / "results.json")
+    assert found["metrics"]["chroma"]["value"] > 0.9
+    assert math.isclose(found["clips"][0]["seconds"], 2.0, abs_tol=0.01)
