@@ -41,3 +41,66 @@ $(stamp): setup.cfg constraints.txt
 	$(python) -m pip install --quiet --no-deps tinysoundfont==0.3.7
 	@touch $@
 endif
+
+# ---- the job ------------------------------------------------------------------------------------------------------
+.PHONY: demo
+demo: $(stamp) ## The whole job on the embedded corpus: corpus, codec, tokens, two language models, report
+	$(mgl) demo $(ARGS)
+
+# DATA= (empty) is an error of the user's; no DATA at all asks for a rehearsal.
+data := $(if $(filter undefined,$(origin DATA)),,--data='$(DATA)')
+train = $(mgl) train --size $(1) $(data) $(if $(CODEC),--codec '$(CODEC)') $(if $(PATTERN),--pattern '$(PATTERN)') \
+	$(if $(TEXT),--text '$(TEXT)') $(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(SEED),--seed $(SEED)) \
+	$(if $(RUN),--run '$(RUN)') $(if $(DRY),--dry true) $(if $(ARGS),--args '$(ARGS)')
+
+.PHONY: train-small train-medium train-large
+train-small: $(stamp) ## Train the 300M language model: DATA= CODEC= PATTERN= TEXT= CLUSTER= SEED= RUN= DRY=1 ARGS=
+	$(call train,small)
+
+train-medium: $(stamp) ## Train the 1.5B language model, same variables
+	$(call train,medium)
+
+train-large: $(stamp) ## Train the 3.3B language model, same variables
+	$(call train,large)
+
+.PHONY: train-codec
+train-codec: $(stamp) ## Train the 32 kHz codec on a manifest: DATA= RUN= ARGS=
+	$(mgl) fit -c codec -c codec/$(or $(CODEC),encodec_32khz) --data.init_args.manifest '$(DATA)' --run '$(or $(RUN),runs/codec)' $(ARGS)
+
+.PHONY: resume
+resume: $(stamp) ## Go on with the run whose checkpoint is newest, or RUN=
+	$(mgl) resume $(if $(RUN),--run '$(RUN)')
+
+.PHONY: tokens
+tokens: $(stamp) ## Encode a manifest: DATA= CODEC= OUT=
+	$(mgl) tokens --manifest '$(DATA)' --codec '$(CODEC)' --out '$(OUT)'
+
+.PHONY: generate
+generate: $(stamp) ## Generate clips: MODEL= PROMPTS= OUT= ARGS=
+	$(mgl) generate --model '$(MODEL)' --prompts '$(PROMPTS)' --out '$(OUT)' $(ARGS)
+
+.PHONY: evaluate
+evaluate: $(stamp) ## Score a folder of clips: GENERATED= REFERENCE= JUDGE= OUT=
+	$(mgl) evaluate --generated '$(GENERATED)' --reference '$(REFERENCE)' --judge '$(JUDGE)' --out '$(or $(OUT),results.json)'
+
+# ---- checks -------------------------------------------------------------------------------------------------------
+.PHONY: test
+test: $(stamp) ## The tests; nothing is downloaded
+	OMP_NUM_THREADS=1 $(python) -m pytest -n 2 -m 'not slow' $(ARGS)
+
+.PHONY: test-all
+test-all: $(stamp) ## The tests, slow ones too
+	OMP_NUM_THREADS=1 $(python) -m pytest -n 2 $(ARGS)
+
+.PHONY: lint
+lint: $(stamp) ## ruff, mypy, codespell, and the import order of the four packages
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+	$(python) -m codespell_lib .
+	$(dir $(python))lint-imports
+
+.PHONY: format
+format: $(stamp) ## Format the code
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .

@@ -1,12 +1,13 @@
 """Command lines: functions through jsonargparse, training through LightningCLI with layered configs."""
 
+import inspect
 import logging
 import sys
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 from datamodules.errors import InputError
 
@@ -16,14 +17,26 @@ MODEL = "model"
 
 
 def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
-    """Calls a command's function with what the command line says."""
-    from jsonargparse import ArgumentParser, auto_cli
+    """Calls a command's function with what the command line says.
+
+    Parameters are flags; a required one that is a list stands bare on the command line, as in ``mgl compare a.json b.json``.
+    """
+    from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):  # type: ignore[misc]
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise InputError(f"{message} (`mgl {name} --help` explains)") from ex
 
-    auto_cli(function, args=arguments, prog=f"mgl {name}", parser_class=Parser, as_positional=True)
+    parser = Parser(prog=f"mgl {name}", description=inspect.getdoc(function).partition("Args:")[0])
+    bare = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is parameter.empty and get_origin(parameter.annotation) is list
+    ]
+    for parameter in bare:
+        parser.add_argument(parameter, nargs="+", help="one or more")
+    parser.add_function_arguments(function, skip=set(bare), as_group=False)
+    function(**parser.parse_args(arguments).as_dict())
 
 
 def fit_cli(arguments: list[str]) -> None:

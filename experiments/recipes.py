@@ -33,13 +33,13 @@ def demo_stages(out: Path, pieces: int, seed: int) -> list[Stage]:
         ),
         Stage(
             "tokens",
-            ("tokens", str(corpus), str(codec / "model"), str(tokens)),
+            ("tokens", "--manifest", str(corpus), "--codec", str(codec / "model"), "--out", str(tokens)),
             tokens / "index.json",
             ("corpus", "codec"),
         ),
         Stage(
             "references",
-            ("eval-set", str(corpus), str(references), "--seconds", _CLIP_SECONDS, "--per_track", "3"),
+            ("eval-set", "--manifest", str(corpus), "--out", str(references), "--seconds", _CLIP_SECONDS, "--per_track", "3"),
             references / "manifest.jsonl",
             ("corpus",),
         ),
@@ -49,7 +49,7 @@ def demo_stages(out: Path, pieces: int, seed: int) -> list[Stage]:
     results = [str(out / size / "results.json") for size in DEMO_SIZES]
     needs = tuple(f"evaluate {size}" for size in DEMO_SIZES)
     report = out / "report.html"
-    return [*stages, Stage("report", ("compare", str(results), "--out", str(report)), report, needs)]
+    return [*stages, Stage("report", ("compare", *results, "--out", str(report)), report, needs)]
 
 
 def _size_stages(out: Path, size: str, seed: int) -> list[Stage]:
@@ -66,19 +66,20 @@ def _size_stages(out: Path, size: str, seed: int) -> list[Stage]:
         ),
         Stage(
             f"perplexity {size}",
-            ("perplexity", str(model), str(tokens)),
+            ("perplexity", "--model", str(model), "--tokens", str(tokens)),
             model / "held_out.json",
             ("tokens", f"train {size}"),
         ),
         Stage(
             f"generate {size}",
-            ("generate", str(model), str(references / "manifest.jsonl"), str(clips), "--duration", _CLIP_SECONDS),
+            ("generate", "--model", str(model), "--prompts", str(references / "manifest.jsonl"), "--out", str(clips),
+             "--duration", _CLIP_SECONDS),
             clips / "manifest.jsonl",
             ("references", f"train {size}", f"perplexity {size}"),
         ),
         Stage(
             f"evaluate {size}",
-            ("evaluate", str(clips), str(references), "--judge", str(out / "judge" / "model"), "--out", str(run / "results.json")),
+            ("evaluate", "--generated", str(clips), "--reference", str(references), "--judge", str(out / "judge" / "model"), "--out", str(run / "results.json")),
             run / "results.json",
             ("judge", "references", f"generate {size}"),
         ),

@@ -37,6 +37,7 @@ class Codec(nn.Module):
         self.encoder = seanet.encoder(config)
         self.quantizer = ResidualVectorQuantizer(config.codebooks, config.entries, config.dim)
         self.decoder = seanet.decoder(config)
+        seanet.initialise(self)
 
     @property
     def sample_rate(self) -> int:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _KMEANS_ITERATIONS = 50
+_INIT_VECTORS_PER_ENTRY = 2
+_DEAD_SHARE = 0.05  # of the mean usage
 _CHUNK = 16384  # vectors compared at once: bounds the [M, E] distances
 
 
@@ -32,9 +34,9 @@ class Codebook(nn.Module):
     size: Tensor
     total: Tensor
 
-    def __init__(self, entries: int, dim: int, decay: float, dead_share: float) -> None:
+    def __init__(self, entries: int, dim: int) -> None:
         super().__init__()
-        self.decay, self.dead_share = decay, dead_share
+        self.decay = 0.99
         self.register_buffer("entries", torch.zeros(entries, dim))
         self.register_buffer("size", torch.zeros(entries))
         self.register_buffer("total", torch.zeros(entries, dim))
@@ -67,7 +69,7 @@ class Codebook(nn.Module):
     def update(self, vectors: Tensor, codes: Tensor) -> None:
         """Moves the statistics towards [M, D] vectors assigned to [M] codes, and revives dead entries.
 
-        An entry is dead when it receives less than ``dead_share`` of the mean usage. It becomes a random vector of this
+        An entry is dead when it receives less than a twentieth of the mean usage. It becomes a random vector of this
         batch and its statistics restart at the mean usage, so that it is not declared dead again at once. (The original
         compares with a fixed 2 vectors a step, which a small batch never reaches, and leaves the old statistics.)
         """
@@ -75,7 +77,7 @@ class Codebook(nn.Module):
         self.size.lerp_(size, 1 - self.decay)
         self.total.lerp_(total, 1 - self.decay)
         mean = self.size.mean()
-        dead = self.size < self.dead_share * mean
+        dead = self.size < _DEAD_SHARE * mean
         fresh = vectors[torch.randint(len(vectors), (len(self.entries),), device=vectors.device)]
         self.size.copy_(torch.where(dead, mean, self.size))
         self.total.copy_(torch.where(dead[:, None], fresh * mean, self.total))
@@ -90,36 +92,35 @@ class Codebook(nn.Module):
 class ResidualVectorQuantizer(nn.Module):
     """K codebooks, each coding what the ones before it left over.
 
-    Codebooks are initialised by k-means over the first latents seen in training. A batch with fewer latents than entries
-    is not enough for that: latents are gathered over steps, and pass through unquantized, until there are
-    ``init_vectors_per_entry`` times as many as entries.
+    Codebooks are initialised by k-means over latents seen in training. A batch with fewer latents than entries is not
+    enough for that: latents are gathered over steps, and pass through unquantized, until there are twice as many as
+    entries. ``free_steps`` training steps pass unquantized before that, for an encoder that still moves fast leaves
+    codebooks made of its first latents behind.
 
     Args:
         codebooks: K.
         entries: entries of each codebook, E.
         dim: latent width, D.
-        decay: of the moving averages.
-        dead_share: an entry used less than this share of the mean is replaced.
-        init_vectors_per_entry: latents gathered for k-means, as a multiple of E.
+
+    Attributes:
+        free_steps: training steps before the gathering begins.
     """
 
     initialised: Tensor
 
-    def __init__(
-        self,
-        codebooks: int,
-        entries: int,
-        dim: int,
-        *,
-        decay: float = 0.99,
-        dead_share: float = 0.05,
-        init_vectors_per_entry: float = 2.0,
-    ) -> None:
+    def __init__(self, codebooks: int, entries: int, dim: int) -> None:
         super().__init__()
-        self.codebooks = nn.ModuleList([Codebook(entries, dim, decay, dead_share) for _ in range(codebooks)])
+        self.codebooks = nn.ModuleList([Codebook(entries, dim) for _ in range(codebooks)])
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
-        self._wanted = int(entries * init_vectors_per_entry)
+        self.free_steps = 0
+        self._wanted = _INIT_VECTORS_PER_ENTRY * entries
         self._gathered: list[Tensor] = []
+
+    def follow(self, decay: float, free_steps: int) -> None:
+        """Sets how fast the codebooks follow the encoder in training: the averages' decay, and when they begin."""
+        self.free_steps = free_steps
+        for codebook in self.codebooks:
+            codebook.decay = decay
 
     def encode(self, latents: Tensor) -> Tensor:
         """[B, D, T] -> codes [B, K, T] int64."""
@@ -172,6 +173,9 @@ class ResidualVectorQuantizer(nn.Module):
     def _ready(self, latents: Tensor) -> bool:
         if self.initialised:
             return True
+        if self.free_steps:
+            self.free_steps -= 1
+            return False
         self._gathered.append(latents.detach().transpose(1, 2).flatten(0, 1))
         if sum(map(len, self._gathered)) < self._wanted:
             return False

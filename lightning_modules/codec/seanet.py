@@ -113,6 +113,23 @@ def decoder(config: CodecConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """Draws every convolution so that it keeps the variance of its input, and sets biases to zero.
+
+    PyTorch's default (which the original keeps) loses nine tenths of a waveform's variance on the way to the latents, where
+    the biases then drown it: training spends its first thousands of steps on constant latents.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+            transposed = isinstance(layer, nn.ConvTranspose1d)
+            # Of a transposed convolution's kernel only every stride-th tap reaches one output sample.
+            taps = layer.kernel_size[0] / (layer.stride[0] if transposed else 1)
+            layer.weight = torch.randn_like(layer.weight) / (layer.in_channels * taps) ** 0.5
+            assert layer.bias is not None
+            layer.bias.zero_()
+
+
 def _widths(config: CodecConfig) -> list[int]:
     return [config.filters * 2**stage for stage in range(len(config.ratios) + 1)]
 
