@@ -193,8 +193,12 @@ def test_importing_the_package_is_cheap():
 
 
 def test_the_command_says_what_it_made(tmp_path, capsys):
-    from experiments.commands.corpus import corpus as command
+    from experiments.__main__ import main
 
-    command(str(tmp_path), pieces=1, seed=SEED, workers=1)
+    main(["corpus", "--out", str(tmp_path), "--pieces", "1", "--seed", str(SEED), "--workers", "1"])
     assert "1 pieces" in capsys.readouterr().out
     assert Path(tmp_path, "manifest.jsonl").is_file()
+    with pytest.raises(SystemExit) as ended:
+        main(["corpus", "--out", str(tmp_path), "--pieces", "0"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.strip().count("\n") == 0

@@ -2,7 +2,7 @@
 
 
 def corpus(
-    out: str, pieces: int = 120, seed: int = 0, workers: int | None = None, soundfont: str | None = None
+    *, out: str, pieces: int = 120, seed: int = 0, workers: int | None = None, soundfont: str | None = None
 ) -> None:
     """Renders public-domain scores to captioned audio: FLAC files and a manifest, with nothing downloaded.
 
