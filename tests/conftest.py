@@ -1,0 +1,63 @@
+"""What all tests share: no network, one thread, nothing left behind, and the smallest things that work."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# Before anything imports huggingface_hub, which reads them once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+_storage = tempfile.mkdtemp(prefix="hypothesis-")
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = _storage
+atexit.register(shutil.rmtree, _storage, ignore_errors=True)
+
+import pytest
+import torch
+from hypothesis import settings
+
+import tiny
+
+torch.set_num_threads(1)
+# No stored examples and fixed ones: a failure repeats itself on every machine.
+settings.register_profile("suite", database=None, deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("suite")
+
+
+@pytest.fixture
+def codec():
+    """A codec whose codebooks are in use."""
+    return tiny.codec()
+
+
+@pytest.fixture
+def codec_folder(tmp_path, codec):
+    """The same, saved, so that it has a checksum."""
+    from lightning_modules.checkpoints import save_codec
+
+    save_codec(tmp_path / "codec", codec)
+    return tmp_path / "codec"
+
+
+@pytest.fixture
+def model_folder(tmp_path, codec_folder):
+    """A whole model folder: language model, byte-level text encoder, codec."""
+    from lightning_modules.checkpoints import save_model
+
+    encoder = tiny.text_encoder()
+    save_model(tmp_path / "model", tiny.language_model(text_dim=encoder.dim), tiny.TEXT, encoder, codec_folder)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def model(model_folder):
+    """That folder, loaded."""
+    from lightning_modules.checkpoints import load_model
+
+    return load_model(model_folder)
+
+
+@pytest.fixture
+def token_store(tmp_path):
+    """A token store of random codes: 5 training tracks, 2 for validation."""
+    return tiny.write_store(tmp_path / "tokens")
