@@ -17,7 +17,9 @@ def layout(name, codebooks, frames):
     """The steps after the empty one, each a list of (frame, codebook); MusicGen's definitions, one loop each."""
     books = range(codebooks)
     if name == "coarse_first":
-        return [[(t, 0)] for t in range(frames)] + [[(t, k) for k in books if k] for t in range(frames) if codebooks > 1]
+        return [[(t, 0)] for t in range(frames)] + [
+            [(t, k) for k in books if k] for t in range(frames) if codebooks > 1
+        ]
     if name == "flatten":
         return [[(t, k)] for t in range(frames) for k in books]
     if name == "partial_flatten":
