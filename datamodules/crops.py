@@ -94,6 +94,7 @@ class Collate:
     samples: int
 
     def __call__(self, crops: list[Crop]) -> AudioBatch:
+        """Joins crops of at most ``samples`` samples, zeros to their right."""
         channels = crops[0].audio.shape[0]
         audio = torch.zeros(len(crops), channels, self.samples)
         for row, crop in zip(audio, crops, strict=True):

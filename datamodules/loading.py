@@ -13,9 +13,9 @@ from datamodules.sample_order import NumberSampler
 class NumberedDataModule(LightningDataModule):
     """A datamodule whose training samples are numbered 0, 1, 2, ... without end.
 
-    The n-th sample is a pure function of (seed, n), so the whole state of the loader is one integer: how many samples the
-    finished optimiser steps have consumed. A resumed run goes on at the next one, with any number of workers, ranks, and
-    any batch size.
+    The n-th sample is a pure function of (seed, n), so the whole state of the loader is one integer: how many samples
+    the finished optimiser steps have consumed. A resumed run goes on at the next one, with any number of workers,
+    ranks, and any batch size.
 
     Args:
         batch_size: items a micro-batch and device.

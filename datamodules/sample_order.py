@@ -1,7 +1,7 @@
 """Everything random is a pure function of (seed, number, purpose).
 
-Sample ``n`` of a run is the same sample on any number of workers, ranks and machines, before and after a resume, because
-nothing random is ever stored: each draw is a hash of its own key.
+Sample ``n`` of a run is the same sample on any number of workers, ranks and machines, before and after a resume,
+because nothing random is ever stored: each draw is a hash of its own key.
 """
 
 from bisect import bisect_right

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -99,7 +99,7 @@ class _ShardWriter:
         self.folder, self.number, self.values = folder, 0, 0
         self.file = self._partial().open("wb")
 
-    def append(self, codes: np.ndarray) -> tuple[str, int]:
+    def append(self, codes: np.ndarray[Any, Any]) -> tuple[str, int]:
         if self.values and self.values + codes.size > _SHARD_VALUES:
             self.close()
             self.number, self.values = self.number + 1, 0

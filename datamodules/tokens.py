@@ -1,8 +1,8 @@
 """The token store: codes of whole tracks in memory-mapped shards, and random windows of them.
 
 A store is a folder with ``index.json`` and raw shards ``tokens-00000.bin``: for each track uint16 codes [K, T], little
-endian, one track after the other. The index names the codec (by checksum), frame rate, K, entries, and for each track its
-shard, offset, frames, caption and split.
+endian, one track after the other. The index names the codec (by checksum), frame rate, K, entries, and for each track
+its shard, offset, frames, caption and split.
 
 Shape letters: B items, K codebooks, T frames.
 """
@@ -62,7 +62,9 @@ class TokenStore:
             self.entries: int = index["entries"]
             self.tracks = [TokenTrack(**track) for track in index["tracks"]]
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise InputError(f"{path}: not a token store's index ({error!r}); write it anew with `mgl tokens`") from error
+            raise InputError(
+                f"{path}: not a token store's index ({error!r}); write it anew with `mgl tokens`"
+            ) from error
         self._check_shards()
         self._maps: dict[str, np.ndarray[Any, Any]] = {}
 
@@ -166,6 +168,7 @@ class Collate:
     frames: int
 
     def __call__(self, windows: list[TokenWindow]) -> TokenBatch:
+        """Joins windows of at most ``frames`` frames, zeros to their right."""
         codebooks = windows[0].codes.shape[0]
         codes = torch.zeros(len(windows), codebooks, self.frames, dtype=torch.int64)
         for row, window in zip(codes, windows, strict=True):

@@ -1,7 +1,7 @@
 """``mgl``, or ``python -m experiments``: every command of the suite.
 
-Each command is a function whose signature gives its flags; ``fit`` and its kin are LightningCLI's. A command's module is
-imported when it is called, so that help is quick and nothing heavy is loaded for nothing.
+Each command is a function whose signature gives its flags; ``fit`` and its kin are LightningCLI's. A command's module
+is imported when it is called, so that help is quick and nothing heavy is loaded for nothing.
 """
 
 import os
@@ -15,7 +15,11 @@ COMMANDS = {
     "demo": ("experiments.commands.demo", "demo", "the whole job on the embedded corpus, from scores to a report"),
     "corpus": ("experiments.commands.corpus", "corpus", "render public-domain scores to captioned audio"),
     "tokens": ("experiments.commands.tokens", "tokens", "encode a manifest's tracks into a token store"),
-    "train": ("experiments.commands.train", "train", "the paper's language-model recipe at a size, composed and checked"),
+    "train": (
+        "experiments.commands.train",
+        "train",
+        "the paper's language-model recipe at a size, composed and checked",
+    ),
     "resume": ("experiments.commands.resume", "resume", "go on with an interrupted run"),
     "eval-set": ("experiments.commands.eval_set", "eval_set", "cut reference clips from held-out tracks"),
     "perplexity": ("experiments.commands.perplexity", "perplexity", "a model's cross-entropy on held-out tokens"),

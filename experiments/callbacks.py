@@ -47,9 +47,10 @@ class ModelFolder(Callback):
         """Writes the folder, once the run came to its end."""
         if trainer.interrupted or not trainer.is_global_zero:
             return
-        average = next(callback for callback in trainer.callbacks if isinstance(callback, WeightAverage))
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        average = next(callback for callback in callbacks if isinstance(callback, WeightAverage))
         with average.applied(pl_module):
-            pl_module.export(self.folder)
+            pl_module.export(self.folder)  # type: ignore[operator]
         record = {
             "steps": trainer.global_step,
             "seconds": round(time.monotonic() - self._started, 1),
@@ -70,7 +71,7 @@ class ModelFolder(Callback):
 
 
 class LineProgress(Callback):
-    """Says in a line what the first micro-batch gave and how long a step will take; then, in a log, a line now and then.
+    """Says what the first micro-batch gave and how long a step will take; then, in a log, a line now and then.
 
     On a terminal Lightning's bar shows the rest.
 
@@ -102,5 +103,7 @@ class LineProgress(Callback):
         total = f" of {trainer.max_steps}" if trainer.max_steps > 0 else ""
         micro = ""
         if trainer.accumulate_grad_batches > 1:
-            micro = f", micro-batch {batch_idx % trainer.accumulate_grad_batches + 1} of {trainer.accumulate_grad_batches}"
+            micro = (
+                f", micro-batch {batch_idx % trainer.accumulate_grad_batches + 1} of {trainer.accumulate_grad_batches}"
+            )
         print(f"step {trainer.global_step}{total}{micro}: loss {loss:.4f}, {per_step:.3g} s/step", flush=True)

@@ -19,15 +19,16 @@ MODEL = "model"
 def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
     """Calls a command's function with what the command line says.
 
-    Parameters are flags; a required one that is a list stands bare on the command line, as in ``mgl compare a.json b.json``.
+    Parameters are flags; a required one that is a list stands bare on the command line, as in ``mgl compare a.json
+    b.json``.
     """
     from jsonargparse import ArgumentParser
 
-    class Parser(ArgumentParser):  # type: ignore[misc]
+    class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise InputError(f"{message} (`mgl {name} --help` explains)") from ex
 
-    parser = Parser(prog=f"mgl {name}", description=inspect.getdoc(function).partition("Args:")[0])
+    parser = Parser(prog=f"mgl {name}", description=(inspect.getdoc(function) or "").partition("Args:")[0])
     bare = [
         parameter.name
         for parameter in inspect.signature(function).parameters.values()
@@ -40,10 +41,10 @@ def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
 
 
 def fit_cli(arguments: list[str]) -> None:
-    """``mgl fit|validate|test|predict``: LightningCLI whose ``-c`` also takes the name of a layer in experiments/configs.
+    """``mgl fit|validate|test|predict``: LightningCLI whose ``-c`` also takes the name of a layer.
 
-    What every run has, besides the layers: ``run``, the folder that holds its config, logs, checkpoints and, in the end, the
-    model; an average of the weights; a checkpoint when it is interrupted.
+    What every run has, besides the layers: ``run``, the folder that holds its config, logs, checkpoints and, in the
+    end, the model; an average of the weights; a checkpoint when it is interrupted.
     """
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -61,7 +62,9 @@ def fit_cli(arguments: list[str]) -> None:
 
     class SuiteCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.add_argument("--run", type=str, required=True, help="folder of the run: config, logs, checkpoints, model")
+            parser.add_argument(
+                "--run", type=str, required=True, help="folder of the run: config, logs, checkpoints, model"
+            )
             parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
             parser.add_lightning_class_args(WeightAverage, "average")
             parser.add_lightning_class_args(SaveOnExit, "save_on_exit")

@@ -2,12 +2,14 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from datamodules.audio_io import write_audio
 from datamodules.errors import InputError
@@ -31,7 +33,7 @@ class Options:
 
 
 def generate_clips(model: MusicModel, prompts: list[Prompt], folder: Path, options: Options, name: str) -> None:
-    """Generates every prompt into ``folder``: wave files, a manifest, and ``system.json`` with what the model is and cost.
+    """Generates every prompt into ``folder``: wave files, a manifest, and ``system.json`` about the model.
 
     Raises:
         InputError: a clip is shorter than one frame of the codec.
@@ -45,20 +47,9 @@ def generate_clips(model: MusicModel, prompts: list[Prompt], folder: Path, optio
     with progress() as bar:
         task = bar.add_task("generate", total=sum(prompt.duration for prompt in prompts))
         for batch in batches(prompts, options.batch_size):
-            done = bar.tasks[0].completed
-            share = sum(prompt.duration for prompt in batch)
-            for prompt, wav in zip(
-                batch,
-                _generate(model, batch, options, watch, lambda x: bar.update(task, completed=done + share * x)),
-                strict=True,
-            ):
-                path = folder / f"{prompt.id}.wav"
-                write_audio(path, wav, model.codec.sample_rate)
-                facts = {"seed": prompt.seed, "model": model.checksum, **asdict(options)}
-                tracks[prompt.id] = Track(
-                    prompt.id, path, wav.shape[-1] / model.codec.sample_rate, model.codec.sample_rate, prompt.caption,
-                    facts=facts,
-                )  # fmt: skip
+            clips = _generate(model, batch, options, watch, lambda share: bar.advance(task, share))
+            for prompt, wav in zip(batch, clips, strict=True):
+                tracks[prompt.id] = _write(folder, prompt, wav, model, options)
     write_manifest(folder / FILE_NAME, [tracks[prompt.id] for prompt in prompts])
     system = describe(model, name, watch)
     (folder / SYSTEM).write_text(json.dumps(system, indent=1), encoding="utf-8")
@@ -87,13 +78,14 @@ class Stopwatch:
 
 
 def _generate(
-    model: MusicModel, batch: list[Prompt], options: Options, watch: Stopwatch, advance: Any
-) -> list[torch.Tensor]:
+    model: MusicModel, batch: list[Prompt], options: Options, watch: Stopwatch, advance: Callable[[float], None]
+) -> list[Tensor]:
+    audio = sum(prompt.duration for prompt in batch)
     begun = time.monotonic()
 
     def step(done: int, total: int) -> None:
         watch.steps += 1
-        advance(done / total)
+        advance(audio / total)
 
     clips = model.generate(
         [prompt.caption for prompt in batch],
@@ -106,8 +98,16 @@ def _generate(
         progress=step,
     )
     watch.seconds += time.monotonic() - begun
-    watch.audio += sum(prompt.duration for prompt in batch)
+    watch.audio += audio
     return clips
+
+
+def _write(folder: Path, prompt: Prompt, wav: Tensor, model: MusicModel, options: Options) -> Track:
+    path = folder / f"{prompt.id}.wav"
+    rate = model.codec.sample_rate
+    write_audio(path, wav, rate)
+    facts = {"seed": prompt.seed, "model": model.checksum, **asdict(options)}
+    return Track(prompt.id, path, wav.shape[-1] / rate, rate, prompt.caption, facts=facts)
 
 
 def describe(model: MusicModel, name: str, watch: Stopwatch) -> dict[str, Any]:

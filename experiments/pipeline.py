@@ -17,22 +17,22 @@ class Stage:
 
     Attributes:
         name: what it is called in the record.
-        command: the arguments of ``mgl``.
-        result: the file that is there when it is done.
+        command: what follows ``mgl`` on the command line; OUT stands for the pipeline's folder.
+        result: the file that is there when it is done, in that folder.
         needs: names of the stages whose results it reads.
     """
 
     name: str
-    command: tuple[str, ...]
-    result: Path
+    command: str
+    result: str
     needs: tuple[str, ...] = ()
 
 
 def run_stages(stages: list[Stage], folder: Path, until: str) -> None:
     """Runs stages in order, up to and including ``until``.
 
-    A stage is passed over when its result is there, it was made by the same command, and none of the stages it needs ran
-    again. What was done is recorded in ``stages.json``, with the seconds it took.
+    A stage is passed over when its result is there, it was made by the same command, and none of the stages it needs
+    ran again. What was done is recorded in ``stages.json``, with the seconds it took.
 
     Raises:
         InputError: ``until`` names no stage.
@@ -49,13 +49,18 @@ def run_stages(stages: list[Stage], folder: Path, until: str) -> None:
     for number, stage in enumerate(wanted, start=1):
         title = f"[{number}/{len(wanted)}] {stage.name}"
         done = record.get(stage.name, {})
-        if stage.result.exists() and done.get("command") == list(stage.command) and not fresh & set(stage.needs):
+        if (folder / stage.result).exists() and done.get("command") == stage.command and not fresh & set(stage.needs):
             print(f"{title}: finished before ({done['seconds']:.0f} s)")
             continue
-        print(f"\n{title}\n$ mgl {shlex.join(stage.command)}", flush=True)
+        name, *arguments = [_placed(word, folder) for word in shlex.split(stage.command)]
+        print(f"\n{title}\n$ mgl {shlex.join([name, *arguments])}", flush=True)
         begun = time.monotonic()
         record.pop(stage.name, None)
-        run(stage.command[0], list(stage.command[1:]))
+        run(name, arguments)
         fresh.add(stage.name)
-        record[stage.name] = {"command": list(stage.command), "seconds": round(time.monotonic() - begun, 1)}
+        record[stage.name] = {"command": stage.command, "seconds": round(time.monotonic() - begun, 1)}
         record_path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def _placed(word: str, folder: Path) -> str:
+    return str(folder / word.removeprefix("OUT/")) if word.startswith("OUT/") else word

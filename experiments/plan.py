@@ -15,7 +15,8 @@ class Plan:
         steps: sequence steps of one crop.
         crops: crops of an optimiser step, over all devices.
         codes: codes predicted in an optimiser step.
-        state_bytes: weights, gradients, AdamW's two moments and the averaged weights in float32, a device without sharding.
+        state_bytes: weights, gradients, AdamW's two moments and the averaged weights in float32, a device without
+            sharding.
         activation_bytes: held between forward and backward for one micro-batch, in 16 bits.
         flops: of one optimiser step, forward and backward, over all devices.
     """
@@ -56,7 +57,8 @@ def lines(figures: Plan) -> list[str]:
     gib = 2**30
     return [
         f"parameters    {figures.parameters:,} (language model with text projection)",
-        f"a step        {figures.crops} crops, {figures.crops * figures.steps:,} sequence steps, {figures.codes:,} codes",
+        f"a step        {figures.crops} crops, {figures.crops * figures.steps:,} sequence steps, "
+        f"{figures.codes:,} codes",
         f"memory        about {figures.state_bytes / gib:.1f} GiB of weights, gradients, moments and average, "
         f"and {figures.activation_bytes / gib:.1f} GiB of activations, a device (estimate)",
         f"arithmetic    {figures.flops / 1e12:,.0f} TFLOP a step; "

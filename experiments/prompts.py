@@ -70,7 +70,9 @@ def _prompt(fields: dict[str, Any], default_id: str, duration: float, seed: int,
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: duration and seed must be numbers") from error
     if not _ID.fullmatch(prompt.id):
-        raise InputError(f"{where}: the id {prompt.id!r} becomes a file name: letters, digits, space, '.', '_', '-' only")
+        raise InputError(
+            f"{where}: the id {prompt.id!r} becomes a file name: letters, digits, space, '.', '_', '-' only"
+        )
     if not 0 < prompt.duration < 3600:
         raise InputError(f"{where}: a duration of {prompt.duration} s cannot be generated")
     return prompt

@@ -1,93 +1,74 @@
-"""Which stages a pipeline has."""
-
-from pathlib import Path
+"""Which stages a pipeline has. In their commands OUT stands for the pipeline's folder."""
 
 from experiments.pipeline import Stage
 
 DEMO_SIZES = ("nano", "mini")
-_CLIP_SECONDS = "6"
+_CLIP_SECONDS = 6
+_CLIPS_PER_TRACK = 3
 
 
-def demo_stages(out: Path, pieces: int, seed: int) -> list[Stage]:
-    """The demo, from scores to the report, in ``out``."""
-    corpus, codec, judge, tokens = out / "corpus", out / "codec", out / "judge", out / "tokens"
-    references = out / "references"
+def demo_stages(pieces: int, seed: int) -> list[Stage]:
+    """The demo, from scores to the report."""
+    fit_codec = _fit("codec", seed, "codec", "codec/nano", "cluster/cpu", "demo/codec")
+    fit_judge = _fit("judge", seed, "judge", "cluster/cpu", "demo/judge")
     stages = [
-        Stage(
-            "corpus",
-            ("corpus", "--out", str(corpus), "--pieces", str(pieces), "--seed", str(seed)),
-            corpus / "manifest.jsonl",
-        ),
-        Stage(
-            "codec",
-            _fit(codec, seed, "codec", "codec/nano", "cluster/cpu", "demo/codec")
-            + ("--data.init_args.manifest", str(corpus)),
-            codec / "model" / "training.json",
-            ("corpus",),
-        ),
-        Stage(
-            "judge",
-            _fit(judge, seed, "judge", "cluster/cpu", "demo/judge") + ("--data.init_args.manifest", str(corpus)),
-            judge / "model" / "training.json",
-            ("corpus",),
-        ),
+        Stage("corpus", f"corpus --out OUT/corpus --pieces {pieces} --seed {seed}", "corpus/manifest.jsonl"),
+        Stage("codec", f"{fit_codec} --data.init_args.manifest OUT/corpus", "codec/model/training.json", ("corpus",)),
+        Stage("judge", f"{fit_judge} --data.init_args.manifest OUT/corpus", "judge/model/training.json", ("corpus",)),
         Stage(
             "tokens",
-            ("tokens", "--manifest", str(corpus), "--codec", str(codec / "model"), "--out", str(tokens)),
-            tokens / "index.json",
+            "tokens --manifest OUT/corpus --codec OUT/codec/model --out OUT/tokens",
+            "tokens/index.json",
             ("corpus", "codec"),
         ),
         Stage(
             "references",
-            ("eval-set", "--manifest", str(corpus), "--out", str(references), "--seconds", _CLIP_SECONDS, "--per_track", "3"),
-            references / "manifest.jsonl",
+            f"eval-set --manifest OUT/corpus --out OUT/references --seconds {_CLIP_SECONDS} "
+            f"--per_track {_CLIPS_PER_TRACK}",
+            "references/manifest.jsonl",
             ("corpus",),
         ),
     ]
     for size in DEMO_SIZES:
-        stages += _size_stages(out, size, seed)
-    results = [str(out / size / "results.json") for size in DEMO_SIZES]
+        stages += _size_stages(size, seed)
+    results = " ".join(f"OUT/{size}/results.json" for size in DEMO_SIZES)
     needs = tuple(f"evaluate {size}" for size in DEMO_SIZES)
-    report = out / "report.html"
-    return [*stages, Stage("report", ("compare", *results, "--out", str(report)), report, needs)]
+    return [*stages, Stage("report", f"compare {results} --out OUT/report.html", "report.html", needs)]
 
 
-def _size_stages(out: Path, size: str, seed: int) -> list[Stage]:
-    run, tokens, codec, references = out / size, out / "tokens", out / "codec" / "model", out / "references"
-    model, clips = run / "model", run / "clips"
-    layers = ("lm", f"size/{size}", "pattern/delay", "conditioning/bytes", "cluster/cpu", "demo/lm")
+def _size_stages(size: str, seed: int) -> list[Stage]:
+    fit = _fit(size, seed, "lm", f"size/{size}", "pattern/delay", "conditioning/bytes", "cluster/cpu", "demo/lm")
     return [
         Stage(
             f"train {size}",
-            _fit(run, seed, *layers)
-            + ("--data.init_args.store", str(tokens), "--model.init_args.codec", str(codec)),
-            model / "training.json",
+            f"{fit} --data.init_args.store OUT/tokens --model.init_args.codec OUT/codec/model "
+            f"--model.init_args.seed {seed}",
+            f"{size}/model/training.json",
             ("tokens",),
         ),
         Stage(
             f"perplexity {size}",
-            ("perplexity", "--model", str(model), "--tokens", str(tokens)),
-            model / "held_out.json",
+            f"perplexity --model OUT/{size}/model --tokens OUT/tokens",
+            f"{size}/model/held_out.json",
             ("tokens", f"train {size}"),
         ),
         Stage(
             f"generate {size}",
-            ("generate", "--model", str(model), "--prompts", str(references / "manifest.jsonl"), "--out", str(clips),
-             "--duration", _CLIP_SECONDS),
-            clips / "manifest.jsonl",
+            f"generate --model OUT/{size}/model --prompts OUT/references/manifest.jsonl --out OUT/{size}/clips "
+            f"--duration {_CLIP_SECONDS} --seed {seed} --batch_size 48",
+            f"{size}/clips/manifest.jsonl",
             ("references", f"train {size}", f"perplexity {size}"),
         ),
         Stage(
             f"evaluate {size}",
-            ("evaluate", "--generated", str(clips), "--reference", str(references), "--judge", str(out / "judge" / "model"), "--out", str(run / "results.json")),
-            run / "results.json",
+            f"evaluate --generated OUT/{size}/clips --reference OUT/references --judge OUT/judge/model "
+            f"--out OUT/{size}/results.json --seed {seed}",
+            f"{size}/results.json",
             ("judge", "references", f"generate {size}"),
         ),
-    ]  # fmt: skip
+    ]
 
 
-def _fit(run: Path, seed: int, *layers: str) -> tuple[str, ...]:
-    chosen = tuple(word for layer in layers for word in ("-c", layer))
-    return (
-        "fit", *chosen, "--run", str(run), "--seed_everything", str(seed), "--data.init_args.seed", str(seed),
-    )  # fmt: skip
+def _fit(run: str, seed: int, *layers: str) -> str:
+    chosen = " ".join(f"-c {layer}" for layer in layers)
+    return f"fit {chosen} --run OUT/{run} --seed_everything {seed} --data.init_args.seed {seed}"

@@ -102,14 +102,18 @@ def _tokens(data: str | None, codec: str, run: str, dry: bool) -> tuple[TokenSto
     if not data.strip():
         raise InputError("DATA is empty; give a token store or a manifest, or leave DATA out for a rehearsal")
     if not codec:
-        raise InputError("training on your data needs the codec of its tokens: CODEC=folder (`make train-codec` makes one)")
+        raise InputError(
+            "training on your data needs the codec of its tokens: CODEC=folder (`make train-codec` makes one)"
+        )
     if (Path(data) / INDEX).is_file():
         return TokenStore(data), codec
     read_manifest(data)
     folder = Path(run) / "tokens"
     if not (folder / INDEX).is_file():
         if dry:
-            raise InputError(f"{data}: is a manifest; its tokens are written when the run starts, so DRY=1 cannot count them")
+            raise InputError(
+                f"{data}: is a manifest; its tokens are written when the run starts, so DRY=1 cannot count them"
+            )
         from experiments.commands.tokens import tokens
 
         tokens(data, codec, str(folder))

@@ -11,10 +11,12 @@ from torch import Tensor
 
 
 class WeightAverage(Callback):
-    """Exponential moving average of the trained weights (MusicGen: decay 0.99 every 10 steps), used for validation and export.
+    """Exponential moving average of the trained weights, used for validation and export.
 
-    The average is unbiased: update i weighs (1 - decay) / (1 - decay^i), so it starts as the weights themselves and never
-    remembers the initialisation.
+    MusicGen updates it every 10 steps with a decay of 0.99.
+
+    The average is unbiased: update i weighs (1 - decay) / (1 - decay^i), so it starts as the weights themselves and
+    never remembers the initialisation.
 
     Args:
         decay: share of the old average that an update keeps.
@@ -115,13 +117,11 @@ class SaveOnExit(Callback):
         trainer.save_checkpoint(self.path)
         trainer.print(f"interrupted: step {trainer.global_step} is saved as {self.path}; `make resume` goes on from it")
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Rewinds the loop's count of micro-batches to the last whole optimiser step.
 
-        Gradients gathered since then are not in a checkpoint, so a resumed run must gather them again: it begins a whole
-        accumulation, at the sample where that accumulation began.
+        Gradients gathered since then are not in a checkpoint, so a resumed run must gather them again: it begins a
+        whole accumulation, at the sample where that accumulation began.
         """
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["current"], progress["total"]):

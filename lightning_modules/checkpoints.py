@@ -1,7 +1,7 @@
 """Model folders: ``config.yaml`` beside ``model.safetensors``; nothing is pickled.
 
-A codec folder holds these two. A language model's folder holds them, the codec in ``codec/``, and a text encoder that was
-trained along in ``text_encoder/`` (Hugging Face's layout).
+A codec folder holds these two. A language model's folder holds them, the codec in ``codec/``, and a text encoder that
+was trained along in ``text_encoder/`` (Hugging Face's layout).
 """
 
 import hashlib
@@ -77,7 +77,9 @@ def save_model(
     )
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> MusicModel:
+def load_model(
+    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> MusicModel:
     """Reads a model folder: language model, text encoder and codec, ready to generate.
 
     Args:

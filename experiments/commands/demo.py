@@ -17,6 +17,6 @@ def demo(out: str = "runs/demo", pieces: int = 120, seed: int = 0, until: str = 
     from experiments.recipes import demo_stages
 
     folder = require_folder(out)
-    run_stages(demo_stages(folder, pieces, seed), folder, until)
+    run_stages(demo_stages(pieces, seed), folder, until)
     if until == "report":
         print(f"\nreport: {folder / 'report.html'}")

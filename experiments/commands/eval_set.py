@@ -2,7 +2,9 @@
 
 
 def eval_set(manifest: str, out: str, split: str = "test", seconds: float = 10.0, per_track: int = 1) -> None:
-    """Cuts reference clips of one length from the tracks of a split; the result is a prompt file and a reference set in one.
+    """Cuts reference clips of one length from the tracks of a split.
+
+    The result is a reference set and a prompt file in one.
 
     Args:
         manifest: a manifest.jsonl, or a folder that holds one.

@@ -17,7 +17,8 @@ def generate(
 
     Args:
         model: a model folder.
-        prompts: a text file with one prompt a line, or JSON lines with "caption" and optionally "id", "duration", "seed".
+        prompts: a text file with one prompt a line, or JSON lines with "caption" and optionally "id", "duration",
+            "seed".
         out: folder for the clips.
         duration: seconds of a clip whose line does not say.
         seed: of the whole job; each clip draws from a hash of it and its id.

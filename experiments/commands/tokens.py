@@ -22,4 +22,7 @@ def tokens(manifest: str, codec: str, out: str, device: str = "auto") -> None:
         task = bar.add_task("tokens", total=sum(track.duration for track in tracks))
         write_tokens(tracks, model, out, lambda track: bar.advance(task, track.duration))
     hours = sum(track.duration for track in tracks) / 3600
-    print(f"tokens: {len(tracks)} tracks, {hours:.2f} h, {model.codebooks} x {model.entries} at {model.frame_rate:g} Hz in {out}")
+    print(
+        f"tokens: {len(tracks)} tracks, {hours:.2f} h, {model.codebooks} x {model.entries} codes "
+        f"at {model.frame_rate:g} Hz in {out}"
+    )

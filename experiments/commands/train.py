@@ -19,10 +19,12 @@ def train(
     run: str = "",
     dry: bool = False,
 ) -> None:
-    """Trains a language model by the paper's recipe: 192 crops of 30 s a step, AdamW, warm-up and cosine, averaged weights.
+    """Trains a language model by the paper's recipe.
 
-    Without data it is a rehearsal: the demo's corpus, codec and tokens (made first if they are missing) and the byte-level
-    text encoder, 200 optimiser steps.
+    192 crops of 30 s a step, AdamW, warm-up and cosine, averaged weights, one million steps.
+
+    Without data it is a rehearsal: the demo's corpus, codec and tokens (made first if they are missing) and the
+    byte-level text encoder, 200 optimiser steps.
 
     Args:
         size: small (300M), medium (1.5B), large (3.3B), or mini and nano for a CPU.

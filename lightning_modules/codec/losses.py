@@ -20,8 +20,8 @@ _FLOOR = 1e-5
 class MultiScaleMelLoss(nn.Module):
     """L1 of mel magnitudes plus squared error of their logarithms, averaged over window lengths.
 
-    EnCodec's reconstruction loss in the frequency domain (arXiv 2210.13438, equation 2, with MusicGen's log10 and squared
-    error), with fewer bands for shorter windows.
+    EnCodec's reconstruction loss in the frequency domain (arXiv 2210.13438, equation 2, with MusicGen's log10 and
+    squared error), with fewer bands for shorter windows.
     """
 
     def __init__(self, sample_rate: int, scales: Sequence[tuple[int, int]] = LOSS_SCALES) -> None:
@@ -39,7 +39,7 @@ class MultiScaleMelLoss(nn.Module):
 
 
 class MultiScaleMelDistance(nn.Module):
-    """Mean absolute difference of log10 mel magnitudes over several window lengths: a distance to report, in decades."""
+    """Mean absolute difference of log10 mel magnitudes over several windows: a distance to report, in decades."""
 
     def __init__(self, sample_rate: int, scales: Sequence[tuple[int, int]] = SCALES) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class MultiScaleMelDistance(nn.Module):
 
 
 def si_sdr(output: Tensor, target: Tensor) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio in dB (arXiv 1811.02508), [B, C, N] twice -> [B]; the mean is removed."""
+    """Scale-invariant signal-to-distortion ratio in dB (arXiv 1811.02508): [B, C, N] twice -> [B], means removed."""
     output, target = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (output, target))
     scale = (output * target).sum(1, keepdim=True) / target.square().sum(1, keepdim=True).clamp(min=1e-8)
     signal = scale * target

@@ -3,6 +3,7 @@
 Shape letters: B items, D latent width, T frames, K codebooks, E entries, M = B * T vectors.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,8 @@ class Quantized(NamedTuple):
 class Codebook(nn.Module):
     """One codebook: nearest-neighbour search, and statistics that follow the data.
 
-    Buffers ``size`` and ``total`` are moving averages of how many vectors an entry receives a step and of their sum; the
-    entry is their quotient.
+    Buffers ``size`` and ``total`` are moving averages of how many vectors an entry receives a step and of their sum;
+    the entry is their quotient.
     """
 
     entries: Tensor
@@ -107,14 +108,17 @@ class ResidualVectorQuantizer(nn.Module):
     """
 
     initialised: Tensor
+    free_steps: int
+    _gathered: list[Tensor]
 
     def __init__(self, codebooks: int, entries: int, dim: int) -> None:
         super().__init__()
-        self.codebooks = nn.ModuleList([Codebook(entries, dim) for _ in range(codebooks)])
+        books = [Codebook(entries, dim) for _ in range(codebooks)]
+        self.codebooks: Sequence[Codebook] = nn.ModuleList(books)  # type: ignore[assignment]
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
         self.free_steps = 0
         self._wanted = _INIT_VECTORS_PER_ENTRY * entries
-        self._gathered: list[Tensor] = []
+        self._gathered = []
 
     def follow(self, decay: float, free_steps: int) -> None:
         """Sets how fast the codebooks follow the encoder in training: the averages' decay, and when they begin."""
@@ -140,17 +144,17 @@ class ResidualVectorQuantizer(nn.Module):
     def forward(self, latents: Tensor) -> Quantized:
         """Quantizes [B, D, T]; in training mode it also updates the codebooks.
 
-        The commitment loss pulls the encoder towards every codebook's choice: the mean over codebooks of the mean squared
-        distance between a residual and its (detached) entry. One straight-through step over the whole sum carries the
-        decoder's gradient to the encoder. Always in float32: bfloat16 cannot tell near entries apart.
+        The commitment loss pulls the encoder towards every codebook's choice: the mean over codebooks of the mean
+        squared distance between a residual and its (detached) entry. One straight-through step over the whole sum
+        carries the decoder's gradient to the encoder. Always in float32: bfloat16 cannot tell near entries apart.
         """
         with torch.autocast(latents.device.type, enabled=False):
             return self._forward(latents.float())
 
     def _forward(self, latents: Tensor) -> Quantized:
         if self.training and not self._ready(latents):
-            codes = latents.new_zeros(len(latents), len(self.codebooks), latents.shape[-1], dtype=torch.int64)
-            return Quantized(latents, codes, latents.new_zeros(()))
+            none = latents.new_zeros(len(latents), len(self.codebooks), latents.shape[-1], dtype=torch.int64)
+            return Quantized(latents, none, latents.new_zeros(()))
         batch, dim, frames = latents.shape
         residual = latents.transpose(1, 2).reshape(-1, dim)
         quantized = torch.zeros_like(residual)

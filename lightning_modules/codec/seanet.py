@@ -1,6 +1,7 @@
-"""SEANet: the convolutional encoder and decoder of EnCodec (arXiv 2210.13438, section 3.1; MusicGen's shape, section 3.1).
+"""SEANet: the convolutional encoder and decoder of EnCodec (arXiv 2210.13438, section 3.1).
 
-Modules sit in ``nn.Sequential`` at the indices that EnCodec's published checkpoints use, so that a converter only renames.
+Modules sit in ``nn.Sequential`` at the indices that EnCodec's published checkpoints use, so that a converter only
+renames.
 
 Shape letters: B items, C channels of a layer, N samples or steps.
 """
@@ -117,8 +118,8 @@ def decoder(config: CodecConfig) -> nn.Sequential:
 def initialise(module: nn.Module) -> None:
     """Draws every convolution so that it keeps the variance of its input, and sets biases to zero.
 
-    PyTorch's default (which the original keeps) loses nine tenths of a waveform's variance on the way to the latents, where
-    the biases then drown it: training spends its first thousands of steps on constant latents.
+    PyTorch's default (which the original keeps) loses nine tenths of a waveform's variance on the way to the latents,
+    where the biases then drown it: training spends its first thousands of steps on constant latents.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
@@ -153,4 +154,6 @@ def _pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
 
 def latent_frames(samples: int | Tensor, hop: int) -> int | Tensor:
     """Frames that ``samples`` samples become: ceil(samples / hop)."""
-    return torch.div(samples + hop - 1, hop, rounding_mode="floor") if isinstance(samples, Tensor) else -(-samples // hop)
+    return (
+        torch.div(samples + hop - 1, hop, rounding_mode="floor") if isinstance(samples, Tensor) else -(-samples // hop)
+    )

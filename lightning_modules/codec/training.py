@@ -1,6 +1,7 @@
 """Training the codec: reconstruction in the time and mel domains, commitment, codebooks by moving averages."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -79,13 +80,13 @@ class CodecTraining(LightningModule):
         """Writes the codec as a codec folder."""
         save_codec(folder, self.codec)
 
-    def configure_optimizers(self) -> object:
+    def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine over the run's ``max_steps``."""
         return adamw(self.codec.parameters(), self.optim, self.trainer.max_steps)
 
 
 def code_perplexity(codes: Tensor, entries: int) -> Tensor:
-    """exp of the entropy of the codes' distribution: how many entries are, in effect, in use."""
+    """Exp of the entropy of the codes' distribution: how many entries are, in effect, in use."""
     shares = torch.bincount(codes.flatten(), minlength=entries).float()
     shares = shares / shares.sum()
     return torch.special.entr(shares).sum().exp()

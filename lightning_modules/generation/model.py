@@ -65,8 +65,8 @@ class MusicModel:
             temperature: divides the logits.
             greedy: take the likeliest entry instead of drawing.
             seed: of the whole call; a sample's own seed is a hash of it and the sample's id.
-            ids: names of the samples, by default "0", "1", ...: a sample of one name, prompt and seed is the same in any
-                batch.
+            ids: names of the samples, by default "0", "1", ...: a sample of one name, prompt and seed is the same in
+                any batch.
             progress: called after each step with (steps done, steps in all).
 
         Returns:

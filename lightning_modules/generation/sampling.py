@@ -3,8 +3,8 @@
 Shape letters: B rows, K codebooks, V entries, S steps.
 """
 
-from dataclasses import dataclass
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,7 +32,9 @@ class Sampling:
         if self.top_k < 1:
             raise InputError(f"top_k must be at least 1, got {self.top_k}")
         if not self.temperature > 0:
-            raise InputError(f"temperature must be positive, got {self.temperature}; for the likeliest codes use greedy")
+            raise InputError(
+                f"temperature must be positive, got {self.temperature}; for the likeliest codes use greedy"
+            )
 
 
 def noise(seeds: Sequence[int], steps: int, codebooks: int) -> Tensor:

@@ -65,8 +65,8 @@ class TextEncoderConfig:
     """Which text encoder.
 
     Attributes:
-        name: "bytes" for a byte-level T5 encoder trained from scratch with the language model, else a Hugging Face hub id or
-            folder of a T5 encoder, kept frozen (the paper's: "google-t5/t5-base").
+        name: "bytes" for a byte-level T5 encoder trained from scratch with the language model, else a Hugging Face hub
+            id or folder of a T5 encoder, kept frozen (the paper's: "google-t5/t5-base").
         dim: width, for "bytes"; a pretrained encoder brings its own.
         layers: encoder layers, for "bytes".
         heads: attention heads, for "bytes".
@@ -153,4 +153,6 @@ def load_text_encoder(name: str, *, trained: bool) -> TextEncoder:
     if len(tokenizer) < 256:
         raise InputError(f"the tokenizer of {name} has only {len(tokenizer)} tokens: its files are incomplete")
     bytewise = isinstance(tokenizer, ByT5Tokenizer)
-    return TextEncoder(model, tokenizer, trained=trained, max_tokens=_MAX_TOKENS[BYTES] if bytewise else _DEFAULT_MAX_TOKENS)
+    return TextEncoder(
+        model, tokenizer, trained=trained, max_tokens=_MAX_TOKENS[BYTES] if bytewise else _DEFAULT_MAX_TOKENS
+    )

@@ -48,8 +48,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.pattern = build_pattern(config.pattern, config.codebooks, special=config.entries)
-        # One table and one product for all codebooks: codebook k owns rows k (V + 1) ... of the embedding (the last is the
-        # special token) and rows k V ... of the heads.
+        # One table and one product for all codebooks: codebook k owns rows k (V + 1) ... of the embedding (the last is
+        # the special token) and rows k V ... of the heads.
         self.embedding = nn.Embedding(config.codebooks * (config.entries + 1), config.dim)
         self.text_projection = nn.Linear(text_dim, config.dim)
         hidden = config.ff_ratio * config.dim
@@ -91,9 +91,9 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Codes [B, K, T] -> logits [B, K, S, V] of steps 1 to S, and their targets [B, K, S].
 
-        The shift by one between inputs and targets happens here and nowhere else: the last step is never an input, and step
-        0, which is empty, never a target. A target is the special token where there is nothing to predict: no code at that
-        step, or a frame at or past ``lengths`` [B].
+        The shift by one between inputs and targets happens here and nowhere else: the last step is never an input, and
+        step 0, which is empty, never a target. A target is the special token where there is nothing to predict: no code
+        at that step, or a frame at or past ``lengths`` [B].
         """
         if lengths is not None:
             frames = torch.arange(codes.shape[-1], device=codes.device)
@@ -104,7 +104,8 @@ class LanguageModel(nn.Module):
     def logits(self, codes: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """Codes [B, K, T] -> logits [B, K, T, V] for each of them under teacher forcing, and a mask [B, K, T].
 
-        The mask is false, and the logits zero, for the last codes of delayed codebooks, whose steps training leaves out.
+        The mask is false, and the logits zero, for the last codes of delayed codebooks, whose steps training leaves
+        out.
         """
         outputs, _ = self.teacher_forced(codes, conditions)
         return self.pattern.revert(outputs, codes.shape[-1], first_step=1)

@@ -1,8 +1,8 @@
 """Codebook interleaving patterns (MusicGen, section 2.2).
 
-A pattern says in which step of the sequence each code (frame t, codebook k) is predicted. Every code has exactly one step,
-a step holds at most one code of each codebook, and step 0 is empty; so a pattern *is* an integer map ``steps[k, t]``, and
-building and reverting a sequence are a scatter and a gather.
+A pattern says in which step of the sequence each code (frame t, codebook k) is predicted. Every code has exactly one
+step, a step holds at most one code of each codebook, and step 0 is empty; so a pattern *is* an integer map ``steps[k,
+t]``, and building and reverting a sequence are a scatter and a gather.
 
 Shape letters: B items, K codebooks, T frames, S steps (step 0 included), V whatever follows.
 """
@@ -86,7 +86,8 @@ class Pattern:
         Args:
             values: [B, K, S] codes or [B, K, S, V], for instance logits; S may be cut short on the right.
             frames: T; by default what an untrimmed sequence of this length has.
-            first_step: the step of the first column. Logits begin with step 1: the model predicts a step from those before.
+            first_step: the step of the first column. Logits begin with step 1: the model predicts a step from those
+                before.
 
         Returns:
             values [B, K, T] or [B, K, T, V], and a mask [B, K, T] that is false where the sequence was cut before that

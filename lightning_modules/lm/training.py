@@ -1,6 +1,8 @@
 """Training the language model (MusicGen, section 3.1)."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -39,13 +41,19 @@ class LanguageModelTraining(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.text, self.optim, self.condition_dropout, self.codec, self.seed = text, optim, condition_dropout, codec, seed
+        self.text, self.optim, self.condition_dropout, self.codec, self.seed = (
+            text,
+            optim,
+            condition_dropout,
+            codec,
+            seed,
+        )
         encoder = build_text_encoder(text)
         # A frozen encoder is no submodule: it stays out of checkpoints, averages and sharding.
         self._encoder = [encoder]
         self.trained_encoder: nn.Module | None = encoder if encoder.trained else None
         self.lm = LanguageModel(lm, encoder.dim)
-        self.valid_ce = nn.ModuleList([MeanMetric() for _ in range(lm.codebooks)])
+        self.valid_ce: Sequence[MeanMetric] = nn.ModuleList([MeanMetric() for _ in range(lm.codebooks)])  # type: ignore[assignment]
 
     @property
     def text_encoder(self) -> TextEncoder:
@@ -100,7 +108,9 @@ class LanguageModelTraining(LightningModule):
 
     def dropped(self, numbers: Tensor) -> Tensor:
         """Which of the samples [B] are trained without conditions, [B] bool: a draw of each sample's own."""
-        draws = [uniform(self.seed, number, "condition dropout") < self.condition_dropout for number in numbers.tolist()]
+        draws = [
+            uniform(self.seed, number, "condition dropout") < self.condition_dropout for number in numbers.tolist()
+        ]
         return torch.tensor(draws, device=numbers.device)
 
     def export(self, folder: str | Path) -> None:
@@ -113,6 +123,6 @@ class LanguageModelTraining(LightningModule):
             raise InputError("a model folder carries its codec: set model.init_args.codec to the codec's folder")
         save_model(folder, self.lm, self.text, self.text_encoder, self.codec)
 
-    def configure_optimizers(self) -> object:
+    def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine over the run's ``max_steps``."""
         return adamw(self.parameters(), self.optim, self.trainer.max_steps)

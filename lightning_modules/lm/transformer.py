@@ -1,7 +1,7 @@
 """The decoder: pre-norm blocks of causal self-attention, cross-attention to the conditions, and feed-forward.
 
-MusicGen, section 2.4; exact in the details that its published checkpoints depend on: sinusoidal positions with the cosines
-first, no biases in attention and feed-forward, the exact GELU.
+MusicGen, section 2.4; exact in the details that its published checkpoints depend on: sinusoidal positions with the
+cosines first, no biases in attention and feed-forward, the exact GELU.
 
 Shape letters: B items, S steps, D width, H heads, L condition length.
 """
@@ -42,8 +42,8 @@ class CrossInput:
     def attention_mask(self) -> Tensor:
         """[B, 1, 1, L]; a row that masks everything (the null condition) attends to its zero states instead.
 
-        Their values are zero, as no bias follows, so its attention output is exactly zero, and never the NaN of a softmax
-        over nothing.
+        Their values are zero, as no bias follows, so its attention output is exactly zero, and never the NaN of a
+        softmax over nothing.
         """
         return (self.mask | ~self.mask.any(1, keepdim=True))[:, None, None]
 
@@ -98,7 +98,7 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention where there are conditions to attend to, feed-forward; each on a normalised residual."""
+    """Self-attention, cross-attention where there are conditions, feed-forward; each on a normalised residual."""
 
     def __init__(self, dim: int, heads: int, hidden: int, *, cross_attention: bool) -> None:
         super().__init__()
@@ -133,9 +133,7 @@ class Transformer(nn.Module):
     def __init__(self, dim: int, layers: int, heads: int, hidden: int, *, cross_attention: bool) -> None:
         super().__init__()
         self.dim, self.heads = dim, heads
-        self.blocks = nn.ModuleList(
-            [Block(dim, heads, hidden, cross_attention=cross_attention) for _ in range(layers)]
-        )
+        self.blocks = nn.ModuleList([Block(dim, heads, hidden, cross_attention=cross_attention) for _ in range(layers)])
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, cross: CrossInput | None = None, cache: KeyValueCache | None = None) -> Tensor:
@@ -157,8 +155,8 @@ class Transformer(nn.Module):
     def initialise(self) -> None:
         """Truncated normal at 3 sigma, sigma = 1 / sqrt(fan in), divided by sqrt(2 x depth) in block number ``depth``.
 
-        The original leaves the fused query-key-value weights at PyTorch's default, as they are no ``nn.Linear`` there; here
-        they follow the rule like all others.
+        The original leaves the fused query-key-value weights at PyTorch's default, as they are no ``nn.Linear`` there;
+        here they follow the rule like all others.
         """
         for depth, block in enumerate(self.blocks, start=1):
             for module in block.modules():
