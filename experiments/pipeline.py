@@ -1,5 +1,6 @@
 """Stages: commands that run one after the other, each only if it has to."""
 
+import hashlib
 import json
 import shlex
 import time
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.errors import InputError
+from experiments.compose import resolve_layers
 
 _RECORD = "stages.json"
 
@@ -31,8 +33,8 @@ class Stage:
 def run_stages(stages: list[Stage], folder: Path, until: str) -> None:
     """Runs stages in order, up to and including ``until``.
 
-    A stage is passed over when its result is there, it was made by the same command, and none of the stages it needs
-    ran again. What was done is recorded in ``stages.json``, with the seconds it took.
+    A stage is passed over when its result is there, made by the same command with the same layers, and none of the
+    stages it needs ran again. What was done is recorded in ``stages.json``, with the seconds it took.
 
     Raises:
         InputError: ``until`` names no stage.
@@ -49,7 +51,8 @@ def run_stages(stages: list[Stage], folder: Path, until: str) -> None:
     for number, stage in enumerate(wanted, start=1):
         title = f"[{number}/{len(wanted)}] {stage.name}"
         done = record.get(stage.name, {})
-        if (folder / stage.result).exists() and done.get("command") == stage.command and not fresh & set(stage.needs):
+        same = done.get("command") == stage.command and done.get("configs") == _configs(stage.command)
+        if (folder / stage.result).exists() and same and not fresh & set(stage.needs):
             print(f"{title}: finished before ({done['seconds']:.0f} s)")
             continue
         name, *arguments = [_placed(word, folder) for word in shlex.split(stage.command)]
@@ -58,9 +61,22 @@ def run_stages(stages: list[Stage], folder: Path, until: str) -> None:
         record.pop(stage.name, None)
         run(name, arguments)
         fresh.add(stage.name)
-        record[stage.name] = {"command": stage.command, "seconds": round(time.monotonic() - begun, 1)}
+        record[stage.name] = {
+            "command": stage.command,
+            "configs": _configs(stage.command),
+            "seconds": round(time.monotonic() - begun, 1),
+        }
         record_path.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def _placed(word: str, folder: Path) -> str:
     return str(folder / word.removeprefix("OUT/")) if word.startswith("OUT/") else word
+
+
+def _configs(command: str) -> str:
+    """A checksum over the config layers that a command names: an edited layer makes its stage run again."""
+    digest = hashlib.sha256()
+    for word in resolve_layers(shlex.split(command)):
+        if word.endswith(".yaml"):
+            digest.update(Path(word).read_bytes())
+    return digest.hexdigest()
