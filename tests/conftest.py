@@ -1,32 +1,39 @@
-"""What all tests share: no network, one thread, nothing left behind, and the smallest things that work."""
+"""What all tests share: no network, one thread, nothing left behind, and the smallest things that work.
 
-import atexit
+Nothing heavy is imported at the head of this file: ``pytest_configure`` comes first.
+"""
+
 import os
 import shutil
 import tempfile
 
-# Before anything imports huggingface_hub, which reads them once.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-_storage = tempfile.mkdtemp(prefix="hypothesis-")
-os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = _storage
-atexit.register(shutil.rmtree, _storage, ignore_errors=True)
-
 import pytest
-import torch
 from hypothesis import settings
 
-import tiny
-
-torch.set_num_threads(1)
-# No stored examples and fixed ones: a failure repeats itself on every machine.
+# No stored examples, and the same ones each time: a failure repeats itself on every machine.
 settings.register_profile("suite", database=None, deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("suite")
+
+
+def pytest_configure(config):
+    # huggingface_hub reads these once, when it is imported.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # Hypothesis keeps tables of its own besides the examples.
+    storage = tempfile.mkdtemp(prefix="hypothesis-")
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = storage
+    config.add_cleanup(lambda: shutil.rmtree(storage, ignore_errors=True))
+
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
 def codec():
     """A codec whose codebooks are in use."""
+    import tiny
+
     return tiny.codec()
 
 
@@ -42,6 +49,8 @@ def codec_folder(tmp_path, codec):
 @pytest.fixture
 def model_folder(tmp_path, codec_folder):
     """A whole model folder: language model, byte-level text encoder, codec."""
+    import tiny
+
     from lightning_modules.checkpoints import save_model
 
     encoder = tiny.text_encoder()
@@ -60,4 +69,6 @@ def model(model_folder):
 @pytest.fixture
 def token_store(tmp_path):
     """A token store of random codes: 5 training tracks, 2 for validation."""
+    import tiny
+
     return tiny.write_store(tmp_path / "tokens")

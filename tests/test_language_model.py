@@ -3,11 +3,11 @@
 import math
 
 import pytest
+import tiny
 import torch
 import yaml
 from torch.nn import functional as F
 
-import tiny
 from experiments.compose import layer_path
 from lightning_modules.lm.losses import codebook_means, cross_entropy_sums
 from lightning_modules.lm.model import LanguageModelConfig, parameter_count
@@ -23,8 +23,8 @@ def peer_and_ours():
     entries, dim, layers = ours.config.entries, ours.config.dim, ours.config.layers
     shape = MusicgenDecoderConfig(
         vocab_size=entries, hidden_size=dim, num_hidden_layers=layers, num_attention_heads=2, ffn_dim=2 * dim,
-        num_codebooks=3, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, layerdrop=0.0, bos_token_id=entries,
-        pad_token_id=entries, tie_word_embeddings=False,
+        num_codebooks=3, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, layerdrop=0.0,
+        bos_token_id=entries, pad_token_id=entries, tie_word_embeddings=False,
     )  # fmt: skip
     peer = MusicgenForCausalLM(shape).eval()
     generator = torch.Generator().manual_seed(1)
@@ -114,8 +114,8 @@ def test_steps_over_a_cache_equal_one_pass(prompt):
     cross = model.cross_input(tiny.conditions([4, 2]))
     cache = model.transformer.new_cache(2, sequence.shape[2])
     parts = [model(sequence[..., :prompt], cross, cache)]
-    for step in range(prompt, sequence.shape[2]):
-        parts.append(model(sequence[..., step : step + 1], cross, cache, last=True))
+    rest = range(prompt, sequence.shape[2])
+    parts += [model(sequence[..., step : step + 1], cross, cache, last=True) for step in rest]
     torch.testing.assert_close(torch.cat(parts, 2), model(sequence, cross), atol=1e-5, rtol=1e-5)
 
 
