@@ -50,7 +50,7 @@ def scores_table(results: Sequence[Mapping[str, Any]]) -> Table:
     )
     table.add_column("system")
     for metric in METRICS:
-        table.add_column(f"{metric.name} {ARROWS[metric.better]}", justify="right")
+        table.add_column(f"{metric.name} {ARROWS[metric.better]}", justify="right", no_wrap=True)
     table.add_column("clips", justify="right")
     for one in results:
         table.add_row(
@@ -65,8 +65,9 @@ def scores_table(results: Sequence[Mapping[str, Any]]) -> Table:
 def _cell(scores: Mapping[str, Any], key: str) -> str:
     if key not in scores:
         return ""
-    bounds = interval(scores[key])
-    return number(scores[key]["value"]) + (f"\n{bounds}" if bounds else "")
+    score = scores[key]
+    bounds = "" if score.get("low") is None else f"\n{number(score['low'])}..{number(score['high'])}"
+    return number(score["value"]) + bounds
 
 
 def failures_text(results: Mapping[str, Any]) -> Iterator[str]:

@@ -97,7 +97,9 @@ class EmbeddedJudge(nn.Module):
         self.mel.mel_scale._non_persistent_buffers_set.add("fb")
         widths = (1, *config.channels)
         self.stages = nn.Sequential(*map(_stage, widths[:-1], widths[1:]))
-        heard = 2 * widths[-1]
+        # mean and spread of every mel band: most of what timbre is, and learned from at once
+        self.spectrum_norm = nn.BatchNorm1d(2 * config.mels)
+        heard = 2 * widths[-1] + 2 * config.mels
         self.to_logits = nn.Linear(heard, len(config.labels))
         self.to_joint = nn.Sequential(nn.Linear(heard, config.dim), nn.GELU(), nn.Linear(config.dim, config.dim))
         self.words = nn.EmbeddingBag(config.buckets, config.dim, mode="mean")
@@ -168,11 +170,12 @@ class EmbeddedJudge(nn.Module):
         return windows, mask
 
     def _hear(self, windows_VS: Tensor) -> Tensor:
-        """Windows -> [V, 2 * channels]: mean and maximum over time and pitch of the last stage."""
+        """Windows -> [V, H]: mean and maximum over the last stage's map, mean and spread of each mel band."""
         with torch.no_grad():
             picture = (self.mel(windows_VS.float()) + 1e-6).log10() / 3 + 0.5
         maps = self.stages(picture[:, None])
-        return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=-1)
+        spectrum = self.spectrum_norm(torch.cat([picture.mean(2), picture.std(2)], dim=-1))
+        return torch.cat([maps.mean((2, 3)), maps.amax((2, 3)), spectrum], dim=-1)
 
     # ---- files ----------------------------------------------------------------------------------------------------
     def _weights(self) -> bytes:
