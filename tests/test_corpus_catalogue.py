@@ -16,7 +16,7 @@ from datamodules.corpus.titles import abc_degrees, opening, plain_title, tidy_ti
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
+        folder = tmp_path_factory.getbasetemp() / "corpus-cache"
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
 

@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -138,11 +139,19 @@ def _made(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, dict[str, An
 
 
 def _start_worker() -> None:
-    """One thread a process; Ctrl-C is the parent's affair."""
+    """One thread a process; Ctrl-C is the parent's affair, and a worker does not outlive a parent that was killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     gc.set_threshold(*_COLLECT)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in _THREADS:
         os.environ[name] = "1"
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager
