@@ -11,7 +11,7 @@ from evaluation.tables import METRICS
 from evaluation.uncertainty import Interval, jackknife_difference, paired_difference
 
 # These may differ between systems: they say how much was measured and with what, not how.
-_MAY_DIFFER = ("n", "seed", "seconds", "versions", "reference.manifest")
+_MAY_DIFFER = ("n", "seed", "seconds", "versions", "reference.manifest", "judge.source")
 _REQUIRED = ("system", "protocol", "n", "failed", "metrics", "context", "clips")
 
 

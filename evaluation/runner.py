@@ -66,7 +66,7 @@ def evaluate(
     results = {
         "format": FORMAT,
         "system": dict(system),
-        "protocol": _protocol(listener, reference, heard, seed),
+        "protocol": _protocol(listener, judge, reference, heard, seed),
         "n": len(heard),
         "failed": failed,
         "not_generated": len(pairing.only_reference),
@@ -102,14 +102,16 @@ def _listen(listener: Listener, pairs: Sequence[Pair]) -> tuple[list[HeardPair],
     return heard, failed
 
 
-def _protocol(listener: Listener, reference: str | Path, heard: Sequence[HeardPair], seed: int) -> dict[str, Any]:
-    """Everything that a number depends on beside the clips."""
-    judge, chroma = listener.judge, listener.chroma
+def _protocol(
+    listener: Listener, source: str | Path, reference: str | Path, heard: Sequence[HeardPair], seed: int
+) -> dict[str, Any]:
+    """Everything that a number depends on beside the clips, and where judge and references were found."""
+    chroma = listener.chroma
     seconds = [one.generated.seconds for one in heard]
     return {
-        "judge": describe_judge(judge),
+        "judge": describe_judge(listener.judge) | {"source": str(source)},
         "reference": {
-            "manifest": Path(reference).name,
+            "manifest": str(reference),
             "sha256": sha256(manifest_path(reference).read_bytes()).hexdigest(),
             "heard": "from its start, for as long as the generated clip lasts",
         },
