@@ -41,7 +41,7 @@ def load_codec(folder: str | Path, device: str | torch.device = "cpu") -> Codec:
         InputError: no such folder, not a codec, or weights that do not fit its config.
     """
     config = read_config(folder, "codec")
-    codec = Codec(_dataclass(CodecConfig, config["codec"], folder))
+    codec = Codec(_section(CodecConfig, config, "codec", folder))
     codec.checksum = _load(folder, codec)
     return codec.to(device).eval()
 
@@ -91,10 +91,10 @@ def load_model(
         InputError: no such folder, not a language model, or weights that do not fit its config.
     """
     config = read_config(folder, "language_model")
-    text = _dataclass(TextEncoderConfig, config["text"], folder)
+    text = _section(TextEncoderConfig, config, "text", folder)
     trained = Path(folder) / "text_encoder"
     encoder = load_text_encoder(str(trained), trained=True) if trained.is_dir() else build_text_encoder(text)
-    lm = LanguageModel(_dataclass(LanguageModelConfig, config["lm"], folder), encoder.dim)
+    lm = LanguageModel(_section(LanguageModelConfig, config, "lm", folder), encoder.dim)
     checksum = _load(folder, lm)
     codec = load_codec(Path(folder) / "codec", device)
     if (codec.codebooks, codec.entries) != (lm.config.codebooks, lm.config.entries):
@@ -116,7 +116,7 @@ def read_config(folder: str | Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{folder}: not a model folder ({CONFIG} is missing)")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML") from error
     found = config.get("kind") if isinstance(config, dict) else None
     if found != kind:
@@ -165,8 +165,11 @@ def _load(folder: str | Path, module: nn.Module) -> str:
     return file_checksum(path)
 
 
-def _dataclass(kind: type[_Config], fields: Mapping[str, Any], folder: str | Path) -> _Config:
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+def _section(kind: type[_Config], config: Mapping[str, Any], name: str, folder: str | Path) -> _Config:
+    fields = config.get(name)
+    if not isinstance(fields, dict):
+        raise InputError(f"{Path(folder) / CONFIG}: the section {name!r} is missing or no mapping")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     try:
         return kind(**values)
     except TypeError as error:

@@ -109,6 +109,14 @@ def test_clips_last_exactly_as_long_as_asked(model, duration):
     torch.testing.assert_close(decoded[:, : clips[0].shape[1]], clips[0], atol=1e-5, rtol=0)
 
 
+def test_what_comes_out_can_be_worked_on(model):
+    # No tensor of inference mode, which refuses changes in place and training.
+    logits, _ = model.lm.logits(tiny.codes(1, 5), model.conditions(["piano"]))
+    logits.sum().backward()
+    (clip,) = model.generate(["piano"], 0.1)
+    clip *= 0.5
+
+
 def test_progress_counts_every_step(model):
     seen = []
     model.generate_codes(["piano"], 0.05, progress=lambda done, total: seen.append((done, total)))

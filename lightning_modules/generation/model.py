@@ -36,7 +36,7 @@ class MusicModel:
         self.lm, self.text_encoder, self.codec = lm, text_encoder, codec
         self.checksum, self.about = checksum, about
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def conditions(self, prompts: Sequence[str]) -> Conditions:
         """B texts -> conditions of B rows; an empty text is the null condition."""
         embeddings, mask = self.text_encoder(prompts)
@@ -85,7 +85,7 @@ class MusicModel:
         seeds = [derived_seed(seed, name) for name in names]
         return list(generate_codes(self.lm, self.conditions(prompts), frames, seeds, sampling, progress))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(self, prompts: Sequence[str], duration: float = 10.0, **options: Any) -> list[Tensor]:
         """Like ``generate_codes``, decoded: one waveform [C, N] a prompt, exactly ``duration`` seconds long."""
         codes = torch.stack(self.generate_codes(prompts, duration, **options))

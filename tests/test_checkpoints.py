@@ -1,0 +1,137 @@
+"""Model folders: what goes in comes out, and nothing else is accepted."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from datamodules.errors import InputError
+from lightning_modules import checkpoints
+from lightning_modules.checkpoints import file_checksum, load_codec, load_model, read_config, save_codec, save_model
+
+
+def edit_config(folder, **fields):
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
+
+
+def edit_weights(folder, change):
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+
+
+def test_a_codec_survives(codec, codec_folder):
+    again = load_codec(codec_folder)
+    wav = torch.randn(2, 1, 333) * 0.3
+    codes = codec.encode(wav)
+    assert torch.equal(again.encode(wav), codes)
+    assert torch.equal(again.decode(codes), codec.decode(codes))
+    assert again.config == codec.config
+    assert again.checksum == codec.checksum == file_checksum(codec_folder / "model.safetensors")
+    assert len(again.checksum) == 64
+    assert not again.training
+
+
+def test_a_model_survives(model_folder):
+    encoder, lm = tiny.text_encoder(), tiny.language_model()
+    again = load_model(model_folder)
+    given = again.conditions(["a calm piano", ""])
+    embeddings, mask = encoder(["a calm piano", ""])
+    torch.testing.assert_close(given["text"].embeddings, embeddings, atol=1e-5, rtol=1e-5)
+    assert torch.equal(given["text"].mask, mask)
+    codes = tiny.codes(2, 6)
+    torch.testing.assert_close(again.lm.logits(codes, given)[0], lm.logits(codes, given)[0])
+    assert again.codec.checksum == file_checksum(model_folder / "codec" / "model.safetensors")
+    assert not any(module.training for module in (again.lm, again.text_encoder, again.codec))
+
+
+def test_a_frozen_encoder_is_named_rather_than_stored(tmp_path, codec_folder):
+    tiny.text_encoder().save(tmp_path / "t5")
+    text = type(tiny.TEXT)(name=str(tmp_path / "t5"))
+    encoder = checkpoints.build_text_encoder(text)
+    save_model(tmp_path / "m", tiny.language_model(), text, encoder, codec_folder, about={"licence": "none"})
+    assert not (tmp_path / "m" / "text_encoder").exists()
+    again = load_model(tmp_path / "m", dtype=torch.bfloat16)
+    assert again.about["licence"] == "none"
+    assert again.lm.embedding.weight.dtype == torch.bfloat16
+    assert next(again.codec.parameters()).dtype == torch.float32
+    assert again.generate_codes(["piano"], 0.05)[0].shape == (4, 5)
+
+
+def test_saving_over_the_folder_it_was_loaded_from(model_folder):
+    loaded = load_model(model_folder)
+    save_model(model_folder, loaded.lm, tiny.TEXT, loaded.text_encoder, model_folder / "codec")
+    assert load_model(model_folder).checksum == loaded.checksum
+
+
+def test_a_folder_that_was_half_written_has_no_config(tmp_path, codec, monkeypatch):
+    def full_disk(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_codec(tmp_path / "codec", codec)
+    assert not (tmp_path / "codec" / "config.yaml").exists()
+    with pytest.raises(InputError, match="not a model folder"):
+        load_codec(tmp_path / "codec")
+
+
+SPOILED = {
+    "no folder": (lambda f: [file.unlink() for file in f.iterdir()], r"config\.yaml is missing"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "is missing"),
+    "cut short": (lambda f: (f / "model.safetensors").write_bytes(b"\x08" * 20), "not readable as safetensors"),
+    "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "not readable as safetensors"),
+    "tensor missing": (lambda f: edit_weights(f, lambda s: s.pop("encoder.0.conv.bias")), "bias is missing"),
+    "tensor unknown": (lambda f: edit_weights(f, lambda s: s.update(extra=torch.zeros(1))), "extra is unknown"),
+    "misshapen": (lambda f: edit_config(f, codec={**read_config(f, "codec")["codec"], "dim": 6}), "wanted"),
+    "unknown field": (lambda f: edit_config(f, codec={"colour": "red"}), "colour"),
+    "not a mapping": (lambda f: edit_config(f, codec=3), r"config\.yaml"),
+    "section missing": (lambda f: (f / "config.yaml").write_text("kind: codec\n"), r"config\.yaml"),
+    "wrong kind": (lambda f: edit_config(f, kind="language_model"), "kind 'language_model'"),
+    "broken YAML": (lambda f: (f / "config.yaml").write_text("kind: [codec"), "YAML"),
+    "binary": (lambda f: (f / "config.yaml").write_bytes(b"\xff\xfe\x00\x80"), "YAML"),
+    "a list": (lambda f: (f / "config.yaml").write_text("- codec"), "kind None"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILED.values(), ids=SPOILED)
+def test_spoiled_folders_are_refused(codec_folder, spoil, message):
+    spoil(codec_folder)
+    with pytest.raises(InputError, match=message):
+        load_codec(codec_folder)
+
+
+def test_spoiled_model_folders_are_refused(tmp_path, model_folder):
+    with pytest.raises(InputError):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="kind 'codec'"):
+        load_model(model_folder / "codec")
+    save_codec(model_folder / "codec", tiny.codec(entries=32))
+    with pytest.raises(InputError, match="32 entries"):
+        load_model(model_folder)
+
+
+def test_nothing_is_unpickled():
+    root = Path(checkpoints.__file__).parents[1]
+    files = [
+        f for package in ("datamodules", "lightning_modules", "experiments") for f in (root / package).rglob("*.py")
+    ]
+    assert len(files) > 30
+    for file in files:
+        text = file.read_text()
+        for word in ("torch.load(", "import pickle", "joblib", "weights_only=False", "yaml.load(", "allow_pickle=True"):
+            assert word not in text, f"{file} uses {word}"
+
+
+def test_nothing_heavy_is_imported_for_training_and_generation():
+    heavy = ["laion_clap", "frechet_audio_distance", "hear21passt", "demucs", "gradio"]
+    mine = "experiments.__main__, experiments.cli, experiments.jobs, lightning_modules.lm.training, datamodules.tokens"
+    code = f"import sys, {mine}; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
