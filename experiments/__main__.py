@@ -44,14 +44,17 @@ def main(arguments: list[str] | None = None) -> None:
         return
     try:
         run(name, rest)
-    except InputError as error:
-        sys.exit(_complain(f"mgl {name}: {' '.join(str(error).split())}", 2))
     except KeyboardInterrupt:
         sys.exit(_complain(f"mgl {name}: interrupted", 130))
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        wrong = _input_error(error)
+        if wrong is None:
+            raise
+        sys.exit(_complain(f"mgl {name}: {' '.join(str(wrong).split())}", 2))
 
 
 def run(name: str, arguments: list[str]) -> None:
@@ -74,6 +77,13 @@ def usage() -> str:
     lines = [f"  {name:<11} {text}" for name, (_, _, text) in COMMANDS.items()]
     lines += [f"  {name:<11} {text}" for name, text in LIGHTNING.items()]
     return "usage: mgl COMMAND ...   (`mgl COMMAND --help` explains one)\n\n" + "\n".join(lines)
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The ``InputError`` at the root of ``error``: jsonargparse wraps what a constructor raises in its own errors."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _complain(message: str, code: int) -> int:

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def fit_cli(arguments: list[str]) -> None:
 
     class Parser(LightningArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise InputError(message) from ex
+            raise InputError(_shortened(message)) from ex
 
     class SuiteCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -93,6 +94,15 @@ def fit_cli(arguments: list[str]) -> None:
         parser_class=Parser,
         args=resolve_layers(arguments),
     )
+
+
+def _shortened(message: str) -> str:
+    """Of a wrong key jsonargparse tells every type that it tried; the key is enough."""
+    key = re.search(r'Parser key "([^"]+)"', message)
+    options = re.findall(r"Option '([^']+)' is not accepted", message)
+    if key and options:
+        return f"there is no option {', '.join(options)} under {key[1]}; --print_config shows those there are"
+    return message
 
 
 def _be_quiet() -> None:

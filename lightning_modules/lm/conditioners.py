@@ -3,7 +3,8 @@
 Shape letters: B items, L tokens, D width of the text encoder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5EncoderModel
+from transformers.utils import logging
 
 from datamodules.errors import InputError
+from lightning_modules.hub import hub_reachable
 
 BYTES = "bytes"
 # Longest text in tokens; what is longer is cut. T5 was trained on 512, and a byte counts as a token.
@@ -109,7 +112,8 @@ class TextEncoder(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Writes the encoder and its tokenizer in Hugging Face's layout."""
-        self.model.save_pretrained(folder)
+        with quiet_transformers():
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -142,8 +146,12 @@ def load_text_encoder(name: str, *, trained: bool) -> TextEncoder:
         InputError: it is not there and cannot be fetched, or its tokenizer does not belong to it.
     """
     try:
-        model = T5EncoderModel.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        try:
+            model, tokenizer = _from_pretrained(name, local=True)
+        except OSError:
+            if Path(name).is_dir() or not hub_reachable():
+                raise
+            model, tokenizer = _from_pretrained(name, local=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"the text encoder {name} is not on this machine and cannot be fetched; "
@@ -156,3 +164,21 @@ def load_text_encoder(name: str, *, trained: bool) -> TextEncoder:
     return TextEncoder(
         model, tokenizer, trained=trained, max_tokens=_MAX_TOKENS[BYTES] if bytewise else _DEFAULT_MAX_TOKENS
     )
+
+
+def _from_pretrained(name: str, *, local: bool) -> tuple[T5EncoderModel, Any]:
+    with quiet_transformers():
+        model = T5EncoderModel.from_pretrained(name, local_files_only=local)
+        return model, AutoTokenizer.from_pretrained(name, local_files_only=local)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bars, which flash by for a model of a few megabytes."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
