@@ -227,3 +227,24 @@ def test_other_sample_rates_are_resampled(tmp_path, judge, reference):
     found = evaluate(folder, reference, judge, tmp_path / "results.json")
     assert found["metrics"]["chroma"]["value"] > 0.9
     assert math.isclose(found["clips"][0]["seconds"], 2.0, abs_tol=0.01)
+
+
+def test_the_command_prints_what_ran_and_what_did_not(tmp_path, judge, reference, capsys):
+    from experiments.commands.evaluate import evaluate as command
+
+    generated = write_clips(tmp_path / "generated", {"clip0": sine(60), "stranger": sine(61)})
+    command(str(generated), str(reference), str(judge), str(tmp_path / "results.json"))
+    printed = capsys.readouterr().out
+    assert "FAD: not computed: FAD compares sets of clips" in printed
+    assert "KL: no interval: an interval needs at least 4 clips, not 1" in printed
+    assert "stranger: left out: no reference has this id" in printed
+    assert "5 references have no generated clip" in printed
+    assert "White noise" in printed
+
+
+def test_the_judge_that_ships_is_named_where_there_is_none(tmp_path, reference, monkeypatch):
+    from evaluation.judges import contract
+
+    monkeypatch.setattr(contract, "EMBEDDED", tmp_path / "none")
+    with pytest.raises(InputError, match="train one"):
+        evaluate(reference, reference, "embedded", tmp_path / "results.json")
