@@ -36,6 +36,9 @@ class WeightAverage(Callback):
             self._average = [a.to(p.device) for a, p in zip(self._average, parameters, strict=True)]
         else:
             self._average = [p.detach().clone() for p in parameters]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remembers where this run begins: only now is a restored step known."""
         self._seen_step = trainer.global_step
 
     @torch.no_grad()
@@ -117,15 +120,18 @@ class SaveOnExit(Callback):
         trainer.save_checkpoint(self.path)
         trainer.print(f"interrupted: step {trainer.global_step} is saved as {self.path}; `make resume` goes on from it")
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Rewinds the loop's count of micro-batches to the last whole optimiser step.
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Sets the loop's count of micro-batches to the end of the last whole optimiser step.
 
         Gradients gathered since then are not in a checkpoint, so a resumed run must gather them again: it begins a
-        whole accumulation, at the sample where that accumulation began.
+        whole accumulation, at the sample where that accumulation began, whatever its size is now. The counts are those
+        that Lightning itself saves at the end of a step.
         """
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts in (progress["current"], progress["total"]):
-            surplus = counts["processed"] % trainer.accumulate_grad_batches
-            if surplus:
-                whole = counts["processed"] - surplus
-                counts.update(ready=whole + 1, started=whole + 1, processed=whole, completed=whole)
+        steps = checkpoint["global_step"]
+        if not steps:
+            return
+        loop = checkpoint["loops"]["fit_loop"]
+        whole = steps * trainer.accumulate_grad_batches
+        for counts in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
+            counts.update(ready=whole, started=whole, processed=whole, completed=whole - 1)
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - 1

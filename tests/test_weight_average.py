@@ -27,7 +27,8 @@ class Module(torch.nn.Module):
 def run(average, module, steps, start=0, accumulate=2):
     """What Lightning calls: on_train_batch_end after every micro-batch, a step being done with the last of them."""
     state = SimpleNamespace(global_step=start)
-    average.on_fit_start(state, module)
+    average.on_fit_start(SimpleNamespace(global_step=0), module)  # Lightning restores the step after this
+    average.on_train_start(state, module)
     for step in range(start + 1, start + steps + 1):
         for micro in range(accumulate):
             if micro == accumulate - 1:
