@@ -58,6 +58,33 @@ def bootstrap_mean(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPL
     return Interval(mean, min(mean, float(low)), max(mean, float(high)))
 
 
+def bootstrap_ratio(
+    sums: ArrayLike, weights: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> Interval:
+    """Weighted mean, sum of sums over sum of weights, with a percentile bootstrap interval over clips.
+
+    Args:
+        sums: a clip's weighted sum, for instance of the cross-entropy of its codes; at least two clips.
+        weights: a clip's weight, for instance its number of codes; positive.
+        seed: equal seeds give equal intervals.
+        resamples: bootstrap samples.
+        level: coverage aimed at.
+
+    Raises:
+        InputError: fewer than two clips, or values that are not finite.
+    """
+    over, under = np.asarray(sums, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if over.ndim != 1 or over.shape != under.shape or len(over) < 2:
+        raise InputError(f"an interval needs at least 2 clips, not {over.size}")
+    if not (np.isfinite(over).all() and np.isfinite(under).all()):
+        raise InputError("an interval needs finite values; leave failed clips out")
+    picks = np.random.default_rng(seed).integers(len(over), size=(resamples, len(over)))
+    value = float(over.sum() / under.sum())
+    ratios = over[picks].sum(1) / under[picks].sum(1)
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, min(value, float(low)), max(value, float(high)))
+
+
 def paired_difference(
     first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> Interval:

@@ -1,6 +1,9 @@
 """``mgl perplexity``: cross-entropy on held-out tokens."""
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_modules.lm.held_out import HeldOut
 
 
 def perplexity(
@@ -8,7 +11,7 @@ def perplexity(
 ) -> None:
     """Scores a model on the tokens of a split, per codebook, beside the unigram distribution of the training tokens.
 
-    The intervals are 95 % bootstrap intervals over windows.
+    The intervals are bootstrap intervals over tracks; the last column is paired.
 
     Args:
         model: a model folder.
@@ -37,27 +40,26 @@ def perplexity(
     record = {"split": split, "n": len(scores.counts), "window_seconds": seconds, "cross_entropy": rows}
     path = Path(out or Path(model) / "held_out.json")
     path.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    print(f"cross-entropy in nats on {len(scores.counts)} windows of {split!r} ({path})")
+    print(f"cross-entropy in nats on {len(scores.counts)} tracks of {split!r}, 95 % intervals over tracks ({path})")
     for row in rows:
         print(
             f"  codebook {row['codebook']}: {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
             f"   unigram {row['unigram']:.3f} [{row['unigram_low']:.3f}, {row['unigram_high']:.3f}]"
+            f"   below it by {row['gain']:.3f} [{row['gain_low']:.3f}, {row['gain_high']:.3f}]"
         )
 
 
-def _row(k: int, scores: Any) -> dict[str, float]:
-    """One codebook's figures: every code counts the same, so a window weighs as many codes as it has."""
+def _row(k: int, scores: "HeldOut") -> dict[str, float]:
+    """One codebook's figures: every code counts the same, so a track weighs as many codes as it has."""
+    from evaluation.uncertainty import bootstrap_ratio
+
     row: dict[str, float] = {"codebook": k}
-    for name, sums in (("", scores.model[:, k]), ("unigram_", scores.unigram[:, k])):
-        value, low, high = _ratio_interval(sums.double().numpy(), scores.counts[:, k].double().numpy())
-        row |= {name.removesuffix("_") or "value": value, f"{name}low": low, f"{name}high": high}
+    model, unigram, counts = (column[:, k].numpy() for column in (scores.model, scores.unigram, scores.counts))
+    for name, prefix, sums in (
+        ("value", "", model),
+        ("unigram", "unigram_", unigram),
+        ("gain", "gain_", unigram - model),
+    ):
+        interval = bootstrap_ratio(sums, counts)
+        row |= {name: interval.value, f"{prefix}low": interval.low, f"{prefix}high": interval.high}
     return row
-
-
-def _ratio_interval(sums: Any, counts: Any, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    import numpy as np
-
-    picks = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
-    ratios = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(sums.sum() / counts.sum()), float(low), float(high)

@@ -1,6 +1,6 @@
 """Cross-entropy of a model on a split of a token store, beside the unigram distribution of the training tokens.
 
-Shape letters: N windows, B items, K codebooks, T frames, V entries.
+Shape letters: N tracks, B windows, K codebooks, T frames, V entries.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,10 @@ from lightning_modules.lm.losses import cross_entropy_sums
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Per window and codebook, in nats: model and unigram [N, K] summed over counts [N, K] codes."""
+    """Per track and codebook, in nats: model and unigram [N, K] summed over counts [N, K] codes.
+
+    By track, for windows of one track are no independent samples.
+    """
 
     model: Tensor
     unigram: Tensor
@@ -62,8 +65,11 @@ def held_out(
     for first in range(0, len(windows), batch_size):
         parts.append(_score(model, store, windows[first : first + batch_size], frames, log_probabilities))
         progress(min(first + batch_size, len(windows)), len(windows))
-    columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
-    return HeldOut(*columns)
+    tracks = {track.id: row for row, track in enumerate(store.split(split))}
+    rows = torch.tensor([tracks[track.id] for track, _ in windows])
+    columns = [torch.cat(column).cpu().double() for column in zip(*parts, strict=True)]
+    zeros = torch.zeros(len(tracks), store.codebooks, dtype=torch.float64)
+    return HeldOut(*(zeros.index_add(0, rows, column) for column in columns))
 
 
 def _score(
