@@ -1,0 +1,77 @@
+"""What the README shows exists and works."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from datamodules.manifest import read_manifest
+from experiments.__main__ import COMMANDS, LIGHTNING, main
+from experiments.compose import layer_path
+from lightning_modules import checkpoints
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def shell_lines():
+    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def test_the_first_two_commands_are_demo_and_test():
+    assert [shlex.split(line, comments=True) for line in shell_lines()[:2]] == [["make", "demo"], ["make", "test"]]
+
+
+def test_every_make_target_is_one_that_help_lists():
+    listed = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = set(re.findall(r"make ([a-z-]+)", listed))
+    named = set(re.findall(r"`?make ([a-z][a-z-]*)", README))
+    assert named - {"an"} <= targets
+
+
+def test_every_command_and_layer_is_there():
+    named = set(re.findall(r"`mgl ([a-z-]+)", README)) | set(re.findall(r"bin/mgl ([a-z-]+)", README))
+    assert named <= {*COMMANDS, *LIGHTNING}
+    for layer in re.findall(r"-c ([a-z_/]+)(?= )", "\n".join(shell_lines())):
+        assert layer_path(layer).is_file()
+
+
+def test_the_fit_command_composes(tmp_path, monkeypatch, capsys):
+    line = next(line for line in shell_lines() if "mgl fit" in line)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("trainer: {max_steps: 7}\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(shlex.split(line)[1:])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert "max_steps: 7" in printed
+    assert "pattern: flatten" in printed
+
+
+def test_the_manifest_line_is_one(tmp_path):
+    fields = json.loads(blocks("json")[0])
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(fields))
+    assert read_manifest(tmp_path, "train")[0].caption == fields["caption"]
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    model = tmp_path / "runs" / "demo" / "mini" / "model"
+    checkpoints.save_codec(tmp_path / "codec", tiny.codec())
+    encoder = tiny.text_encoder()
+    checkpoints.save_model(model, tiny.language_model(), tiny.TEXT, encoder, tmp_path / "codec")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(blocks("python")[0], names)
+    assert names["clips"][0].shape == (1, round(6.0 * tiny.RATE))
+    assert names["logits"].shape[:3] == names["codes"].shape
+    assert names["mask"].dtype == torch.bool
