@@ -8,10 +8,10 @@ from typing import Any
 
 from datamodules.errors import InputError
 from evaluation.tables import METRICS
-from evaluation.uncertainty import Interval, jackknife_difference, paired_difference
+from evaluation.uncertainty import FEWEST_FOR_INTERVAL, Interval, jackknife_difference, paired_difference
 
 # These may differ between systems: they say how much was measured and with what, not how.
-_MAY_DIFFER = ("n", "seed", "seconds", "versions", "reference.manifest", "judge.source")
+_MAY_DIFFER = ("n", "tracks", "seed", "seconds", "versions", "reference.manifest", "judge.source")
 _REQUIRED = ("system", "protocol", "n", "failed", "metrics", "context", "clips")
 
 
@@ -129,12 +129,18 @@ def _difference(one: Results, base: Results, metric: str, seed: int) -> Differen
     ours, theirs = one.clips, base.clips
     if metric == "fad":
         return _fad_difference(one, base)
-    rows = [(ours[name].get(metric), theirs[name].get(metric)) for name in sorted(ours.keys() & theirs.keys())]
-    pairs = [(a, b) for a, b in rows if a is not None and b is not None]
-    if len(pairs) < 2:
-        return Difference(metric, one.name, base.name, None, len(pairs), "fewer than 2 clips in common")
-    found = paired_difference([a for a, _ in pairs], [b for _, b in pairs], seed=seed)
-    return Difference(metric, one.name, base.name, found, len(pairs))
+    names = [
+        name
+        for name in sorted(ours.keys() & theirs.keys())
+        if ours[name].get(metric) is not None and theirs[name].get(metric) is not None
+    ]
+    tracks = [ours[name].get("track", name) for name in names]
+    if len(set(tracks)) < FEWEST_FOR_INTERVAL:
+        reason = f"fewer than {FEWEST_FOR_INTERVAL} tracks in common"
+        return Difference(metric, one.name, base.name, None, len(names), reason)
+    first, second = ([side[name][metric] for name in names] for side in (ours, theirs))
+    found = paired_difference(first, second, tracks, seed=seed)
+    return Difference(metric, one.name, base.name, found, len(names))
 
 
 def _fad_difference(one: Results, base: Results) -> Difference:
@@ -142,7 +148,7 @@ def _fad_difference(one: Results, base: Results) -> Difference:
     if one.clips.keys() != base.clips.keys() or one.data["protocol"]["seed"] != base.data["protocol"]["seed"]:
         return Difference("fad", one.name, base.name, None, 0, "needs the same clips and the same seed")
     if any("without" not in score for score in scores):
-        return Difference("fad", one.name, base.name, None, 0, "too few clips")
+        return Difference("fad", one.name, base.name, None, 0, "too few tracks")
     intervals = [Interval(score["value"], score["low"], score["high"]) for score in scores]
     found = jackknife_difference(intervals[0], scores[0]["without"], intervals[1], scores[1]["without"])
     return Difference("fad", one.name, base.name, found, one.data["n"])

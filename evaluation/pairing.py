@@ -21,12 +21,14 @@ class Pair:
         caption: the prompt; the reference's caption where the prompt is empty.
         generated: audio file of the generated clip.
         reference: audio file of the reference.
+        track: the recording that the reference was cut from. Clips of one track are not independent of each other.
     """
 
     id: str
     caption: str
     generated: Path
     reference: Path
+    track: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def pair_clips(generated: str | Path, reference: str | Path) -> Pairing:
 
 
 def _pair(made: Track, real: Track) -> Pair:
-    return Pair(made.id, made.caption.strip() or real.caption.strip(), made.path, real.path)
+    caption = made.caption.strip() or real.caption.strip()
+    return Pair(made.id, caption, made.path, real.path, str(real.facts.get("track") or real.id))
 
 
 def read_system(generated: str | Path) -> Mapping[str, Any]:

@@ -75,6 +75,7 @@ def evaluate(
         "clips": [
             {
                 "id": one.pair.id,
+                "track": one.pair.track,
                 "caption": one.pair.caption,
                 "generated": _relative(one.pair.generated, out),
                 "reference": _relative(one.pair.reference, out),
@@ -133,6 +134,7 @@ def _protocol(
         "loudness": "as the files are",
         "intervals": {"level": LEVEL, "resamples": RESAMPLES, "groups": GROUPS},
         "n": len(heard),
+        "tracks": len({one.pair.track for one in heard}),
         "seed": seed,
         "versions": _versions(),
     }

@@ -1,5 +1,6 @@
 """From what was heard to the numbers of results.json: four metrics with intervals, and rows to read them by."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +12,9 @@ from evaluation.clap_score import clap_score
 from evaluation.fad import Moments, frechet_distance
 from evaluation.kld import Direction, kl_divergence
 from evaluation.listening import HeardPair, Sound
-from evaluation.uncertainty import bootstrap_mean, jackknife, jackknife_groups
+from evaluation.uncertainty import FEWEST_FOR_INTERVAL, bootstrap_mean, jackknife, jackknife_groups
 
 KL_DIRECTION: Direction = "reference_to_generated"
-# Below this many clips an interval would be a guess.
-FEWEST_FOR_INTERVAL = 4
 Score = dict[str, Any]
 Values = list[float | None]
 
@@ -32,7 +31,8 @@ def score_pairs(heard: Sequence[HeardPair], seed: int) -> tuple[dict[str, Score]
     """
     generated, reference = [one.generated for one in heard], [one.reference for one in heard]
     per_clip = clip_values(heard, generated, reference)
-    metrics = {"fad": fad_score(reference, generated, seed)} | _means(per_clip, seed)
+    tracks = [one.pair.track for one in heard]
+    metrics = {"fad": fad_score(reference, generated, tracks, seed)} | _means(per_clip, tracks, seed)
     clips = [{name: per_clip[name][row] for name in per_clip} for row in range(len(heard))]
     return metrics, _context(heard, seed), clips
 
@@ -65,8 +65,8 @@ def _chroma(made: Sound, real: Sound) -> float | None:
     return float(value) if compared > 0 else None
 
 
-def fad_score(reference: Sequence[Sound], generated: Sequence[Sound], seed: int) -> Score:
-    """FAD over the windows of all clips, with a jackknife interval over clips (both sides of a pair together)."""
+def fad_score(reference: Sequence[Sound], generated: Sequence[Sound], tracks: Sequence[str], seed: int) -> Score:
+    """FAD over the windows of all clips, with a jackknife interval over tracks (both sides of a pair together)."""
     if len(generated) < 2:
         return _nothing("FAD compares sets of clips: at least 2 are needed, not 1")
     real, made = _windows(reference), _windows(generated)
@@ -75,12 +75,12 @@ def fad_score(reference: Sequence[Sound], generated: Sequence[Sound], seed: int)
     score: Score = {"windows": {"reference": len(real), "generated": len(made)}}
     if min(len(real), len(made)) <= real.shape[1]:
         score["note"] = f"no more windows than the {real.shape[1]} dimensions: biased upward, compare equal n only"
-    if len(generated) < FEWEST_FOR_INTERVAL:
+    if len(set(tracks)) < FEWEST_FOR_INTERVAL:
         value = frechet_distance(*Moments.of(real).gaussian(), *Moments.of(made).gaussian())
-        return score | _no_interval(value, len(generated))
-    groups = jackknife_groups(len(generated), seed=seed)
+        return score | _no_interval(value, len(set(tracks)))
+    groups = jackknife_groups(len(generated), tracks, seed=seed)
     interval, without = jackknife(_fad_without(reference, generated, groups), int(groups.max()) + 1, least=0.0)
-    method = {"method": "delete-group jackknife over clips", "without": without}
+    method = {"method": "delete-group jackknife over tracks", "without": without}
     return interval._asdict() | method | score
 
 
@@ -104,26 +104,27 @@ def _windows(sounds: Sequence[Sound]) -> torch.Tensor:
     return torch.cat([sound.windows for sound in sounds])
 
 
-def mean_score(values: Values, seed: int, empty: str) -> Score:
-    """Mean over the clips that have a value, with a bootstrap interval."""
+def mean_score(values: Values, tracks: Sequence[str], seed: int, empty: str) -> Score:
+    """Mean over the clips that have a value, with a bootstrap interval over their tracks."""
     known = [value for value in values if value is not None]
+    theirs = [track for track, value in zip(tracks, values, strict=True) if value is not None]
     if not known:
         return _nothing(empty)
     score: Score = (
         {} if len(known) == len(values) else {"n": len(known), "note": f"{len(known)} of {len(values)} clips"}
     )
-    if len(known) < FEWEST_FOR_INTERVAL:
-        return score | _no_interval(float(np.mean(known)), len(known))
-    return bootstrap_mean(known, seed=seed)._asdict() | {"method": "percentile bootstrap over clips"} | score
+    if len(set(theirs)) < FEWEST_FOR_INTERVAL:
+        return score | _no_interval(float(np.mean(known)), len(set(theirs)))
+    return bootstrap_mean(known, theirs, seed=seed)._asdict() | {"method": "percentile bootstrap over tracks"} | score
 
 
-def _means(per_clip: dict[str, Values], seed: int) -> dict[str, Score]:
+def _means(per_clip: dict[str, Values], tracks: Sequence[str], seed: int) -> dict[str, Score]:
     empty = {"clap": "no clip has a caption", "chroma": "every reference is silent", "kld": "no clips"}
-    return {name: mean_score(values, seed, empty[name]) for name, values in per_clip.items()}
+    return {name: mean_score(values, tracks, seed, empty[name]) for name, values in per_clip.items()}
 
 
 def _no_interval(value: float, count: int) -> Score:
-    reason = f"an interval needs at least {FEWEST_FOR_INTERVAL} clips, not {count}"
+    reason = f"an interval needs at least {FEWEST_FOR_INTERVAL} tracks, not {count}"
     return {"value": value, "low": None, "high": None, "interval": reason}
 
 
@@ -134,32 +135,58 @@ def _nothing(reason: str) -> Score:
 def _context(heard: Sequence[HeardPair], seed: int) -> dict[str, Any]:
     """Rows that say how to read the scores: what real recordings, wrong ones and noise get from the same judge."""
     reference, noise = [one.reference for one in heard], [one.noise for one in heard]
-    order = np.random.default_rng(seed).permutation(len(heard))
-    rows: dict[str, Any] = {}
-    half = len(heard) // 2
-    rows["reference"] = {
-        "label": "References",
-        "meaning": "The recordings themselves: FAD between two random halves of them (half the clips, so a little "
-        "high), CLAP with their own captions",
-        "clap": mean_score(clip_values(heard, reference, reference)["clap"], seed, "no clip has a caption"),
+    tracks = [one.pair.track for one in heard]
+    order = [str(track) for track in np.random.default_rng(seed).permutation(sorted(set(tracks)))]
+    own = clip_values(heard, reference, reference)["clap"]
+    rows: dict[str, Any] = {
+        "reference": {
+            "label": "References",
+            "meaning": "The recordings themselves: FAD between two random halves of them (half the clips, so a little "
+            "high), CLAP with their own captions",
+            "clap": mean_score(own, tracks, seed, "no clip has a caption"),
+        }
     }
-    if half >= 2:
-        halves = [[reference[row] for row in some] for some in (order[:half], order[half : 2 * half])]
-        rows["reference"]["fad"] = fad_score(halves[0], halves[1], seed)
-    if len(heard) >= 2:
-        # each clip takes the place of its neighbour in a random circle, so none stands for itself
-        other: list[Sound] = [reference[0]] * len(heard)
-        for place, row in enumerate(order):
-            other[row] = reference[order[place - 1]]
+    if len(order) >= 4:
+        rows["reference"]["fad"] = _halves(reference, tracks, order)
+    if len(order) >= 2:
         rows["shuffled"] = {
             "label": "References, shuffled",
             "meaning": "The recordings of other prompts: good music that ignores the prompt (chance level)",
-            **_means(clip_values(heard, other, reference), seed),
+            **_means(clip_values(heard, _others(reference, tracks, order), reference), tracks, seed),
         }
     rows["noise"] = {
         "label": "White noise",
         "meaning": "Noise in place of music: the far end of the scale",
-        "fad": fad_score(reference, noise, seed),
-        **_means(clip_values(heard, noise, reference), seed),
+        "fad": fad_score(reference, noise, tracks, seed),
+        **_means(clip_values(heard, noise, reference), tracks, seed),
     }
     return rows
+
+
+def _halves(reference: Sequence[Sound], tracks: Sequence[str], order: Sequence[str]) -> Score:
+    """FAD between the clips of two halves of the tracks. They pair with nothing, so there is no paired interval."""
+    first = set(order[: len(order) // 2])
+    halves = [
+        [sound for sound, track in zip(reference, tracks, strict=True) if (track in first) == side]
+        for side in (True, False)
+    ]
+    moments = [Moments.of(_windows(half)) for half in halves]
+    if min(one.count for one in moments) < 2:
+        return _nothing("at least 2 windows a side are needed; use longer clips")
+    value = frechet_distance(*moments[0].gaussian(), *moments[1].gaussian())
+    return {"value": value, "low": None, "high": None, "interval": "two halves of one set, which do not pair"}
+
+
+def _others(reference: Sequence[Any], tracks: Sequence[str], order: Sequence[str]) -> list[Any]:
+    """For every clip one of another track: of the next in a random circle, so none stands for its own."""
+    rows: dict[str, list[Any]] = {}
+    for sound, track in zip(reference, tracks, strict=True):
+        rows.setdefault(track, []).append(sound)
+    following = dict(zip(order, [*order[1:], order[0]], strict=True))
+    taken: Counter[str] = Counter()
+    others = []
+    for track in tracks:
+        candidates = rows[following[track]]
+        others.append(candidates[taken[track] % len(candidates)])
+        taken[track] += 1
+    return others

@@ -45,9 +45,7 @@ def scores_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """Systems and the rows to read them by, for the terminal."""
     first = results[0]
     judge = first["protocol"]["judge"]
-    table = Table(
-        title=f"judge {judge['name']} {judge['checksum'][:12]}, 95 % intervals over clips", title_justify="left"
-    )
+    table = Table(title=f"judge {judge['name']} {judge['checksum'][:12]}, 95 % intervals", title_justify="left")
     table.add_column("system")
     for metric in METRICS:
         table.add_column(f"{metric.name} {ARROWS[metric.better]}", justify="right", no_wrap=True)

@@ -1,11 +1,11 @@
-"""How sure a number is: intervals over clips.
+"""How sure a number is: intervals over clips, or over tracks where several clips are cut from one.
 
 A mean over clips is resampled (percentile bootstrap). FAD is not: resampling draws clips twice, which shrinks the
 clouds and moves every replicate upward, so its interval comes from leaving groups of clips out (jackknife).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ from datamodules.errors import InputError
 LEVEL = 0.95
 RESAMPLES = 2000
 GROUPS = 20
+# Below this many tracks an interval would be a guess.
+FEWEST_FOR_INTERVAL = 4
 _MOST_NUMBERS_AT_ONCE = 4_000_000
 
 
@@ -28,11 +30,20 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_mean(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> Interval:
+def bootstrap_mean(
+    values: ArrayLike,
+    tracks: Sequence[Hashable] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Interval:
     """Mean over clips with a percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13).
 
     Args:
         values: one number a clip, at least two.
+        tracks: the track of each clip. Whole tracks are drawn, because their clips resemble each other and would
+            make the interval too narrow. None where every clip is a track of its own.
         seed: equal seeds give equal intervals.
         resamples: bootstrap samples.
         level: coverage aimed at. With few clips the interval is a little too narrow: about 0.92 for 20.
@@ -45,14 +56,17 @@ def bootstrap_mean(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPL
         raise InputError(f"an interval needs at least 2 clips, not {data.size}")
     if not np.isfinite(data).all():
         raise InputError("an interval needs finite values; leave failed clips out")
+    member = _numbered(tracks, len(data))
+    sums, counts = np.bincount(member, data), np.bincount(member)
+    if len(sums) < 2:
+        raise InputError("an interval needs clips of at least 2 tracks, not 1")
     generator = np.random.default_rng(seed)
-    step = max(1, _MOST_NUMBERS_AT_ONCE // len(data))
-    means = np.concatenate(
-        [
-            data[generator.integers(len(data), size=(min(step, resamples - start), len(data)))].mean(1)
-            for start in range(0, resamples, step)
-        ]
-    )
+    step = max(1, _MOST_NUMBERS_AT_ONCE // len(sums))
+    parts = []
+    for start in range(0, resamples, step):
+        drawn = generator.integers(len(sums), size=(min(step, resamples - start), len(sums)))
+        parts.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    means = np.concatenate(parts)
     mean = float(data.mean())
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, min(mean, float(low)), max(mean, float(high)))
@@ -85,8 +99,24 @@ def bootstrap_ratio(
     return Interval(value, min(value, float(low)), max(value, float(high)))
 
 
+def _numbered(tracks: Sequence[Hashable] | None, count: int) -> NDArray[np.int64]:
+    """[count]: the number of each clip's track, in the order of their first clips."""
+    if tracks is None:
+        return np.arange(count)
+    if len(tracks) != count:
+        raise InputError(f"{count} clips need as many tracks, not {len(tracks)}")
+    numbers = {track: number for number, track in enumerate(dict.fromkeys(tracks))}
+    return np.array([numbers[track] for track in tracks], dtype=np.int64)
+
+
 def paired_difference(
-    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+    first: ArrayLike,
+    second: ArrayLike,
+    tracks: Sequence[Hashable] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
 ) -> Interval:
     """Mean of ``first - second`` over the same clips; the systems differ where the interval leaves zero out.
 
@@ -96,15 +126,18 @@ def paired_difference(
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != other.shape:
         raise InputError(f"paired values must be of the same clips, not {one.size} and {other.size}")
-    return bootstrap_mean(one - other, seed=seed, resamples=resamples, level=level)
+    return bootstrap_mean(one - other, tracks, seed=seed, resamples=resamples, level=level)
 
 
-def jackknife_groups(count: int, *, seed: int = 0, groups: int = GROUPS) -> NDArray[np.int64]:
-    """[count] group numbers, as even as can be, clips dealt out in a seeded order; at most one group a clip."""
-    order = np.random.default_rng(seed).permutation(count)
-    numbers = np.empty(count, dtype=np.int64)
-    numbers[order] = np.arange(count) % min(groups, count)
-    return numbers
+def jackknife_groups(
+    count: int, tracks: Sequence[Hashable] | None = None, *, seed: int = 0, groups: int = GROUPS
+) -> NDArray[np.int64]:
+    """[count] group numbers: tracks dealt out as evenly as can be in a seeded order, all clips of one together."""
+    member = _numbered(tracks, count)
+    total = int(member.max()) + 1
+    numbers = np.empty(total, dtype=np.int64)
+    numbers[np.random.default_rng(seed).permutation(total)] = np.arange(total) % min(groups, total)
+    return numbers[member]
 
 
 def jackknife(

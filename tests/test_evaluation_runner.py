@@ -128,7 +128,7 @@ def test_clips_that_cannot_be_heard_are_listed(tmp_path, judge, reference):
     assert found["n"] == 2
     assert found["metrics"]["fad"]["value"] is not None
     assert found["metrics"]["fad"]["low"] is None
-    assert "at least 4 clips" in found["metrics"]["kld"]["interval"]
+    assert "at least 4 tracks" in found["metrics"]["kld"]["interval"]
 
 
 def test_one_clip_has_no_fad_but_the_rest(tmp_path, judge, reference):
@@ -236,7 +236,7 @@ def test_the_command_prints_what_ran_and_what_did_not(tmp_path, judge, reference
     command(str(generated), str(reference), str(judge), str(tmp_path / "results.json"))
     printed = capsys.readouterr().out
     assert "FAD: not computed: FAD compares sets of clips" in printed
-    assert "KL: no interval: an interval needs at least 4 clips, not 1" in printed
+    assert "KL: no interval: an interval needs at least 4 tracks, not 1" in printed
     assert "stranger: left out: no reference has this id" in printed
     assert "5 references have no generated clip" in printed
     assert "White noise" in printed
@@ -248,3 +248,27 @@ def test_the_judge_that_ships_is_named_where_there_is_none(tmp_path, reference, 
     monkeypatch.setattr(contract, "EMBEDDED", tmp_path / "none")
     with pytest.raises(InputError, match="train one"):
         evaluate(reference, reference, "embedded", tmp_path / "results.json")
+
+
+def test_clips_of_one_track_are_one_draw(tmp_path, judge):
+    clips = noisy(0.1)
+    folders = {}
+    for name, tracks in (("cut", ["a", "a", "b", "b", "c", "c"]), ("apart", IDS)):
+        folders[name] = write_clips(tmp_path / name, clips)
+        lines = [json.loads(line) for line in (folders[name] / "manifest.jsonl").read_text().splitlines()]
+        lines = [json.dumps({**line, "track": track}) for line, track in zip(lines, tracks, strict=True)]
+        (folders[name] / "manifest.jsonl").write_text("\n".join(lines))
+    cut = evaluate(folders["apart"], folders["cut"], judge, tmp_path / "cut.json")
+    assert cut["protocol"]["tracks"] == 3
+    assert "at least 4 tracks, not 3" in cut["metrics"]["clap"]["interval"]
+    assert [clip["track"] for clip in cut["clips"]] == ["a", "a", "b", "b", "c", "c"]
+    apart = evaluate(folders["apart"], folders["apart"], judge, tmp_path / "apart.json")
+    assert apart["metrics"]["clap"]["low"] is not None
+
+
+def test_shuffled_references_never_come_from_their_own_track():
+    from evaluation.scores import _others
+
+    tracks = ["a", "b", "a", "c", "a", "c"]
+    others = _others([f"{track}{place}" for place, track in enumerate(tracks)], tracks, ["c", "a", "b"])
+    assert all(other[0] == {"c": "a", "a": "b", "b": "c"}[track] for other, track in zip(others, tracks, strict=True))

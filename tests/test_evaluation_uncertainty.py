@@ -106,3 +106,28 @@ def test_refusals():
         jackknife(lambda g: 0.0, 1)
     with pytest.raises(InputError, match="same groups"):
         jackknife_difference(Interval(0, 0, 0), [1.0, 2.0], Interval(0, 0, 0), [1.0])
+
+
+def test_clips_of_one_track_widen_the_interval():
+    generator = np.random.default_rng(0)
+    hits, narrow = 0, 0
+    for trial in range(200):
+        values = np.repeat(generator.normal(size=25), 4) + 0.1 * generator.normal(size=100)
+        tracks = np.repeat(np.arange(25), 4).tolist()
+        found = bootstrap_mean(values, tracks, seed=trial, resamples=400)
+        hits += found.low <= 0 <= found.high
+        naive = bootstrap_mean(values, seed=trial, resamples=400)
+        narrow += naive.low <= 0 <= naive.high
+    assert 0.88 <= hits / 200 <= 0.98
+    assert narrow / 200 < 0.8
+
+
+def test_groups_keep_tracks_together():
+    tracks = ["x", "y", "x", "z", "y", "x"]
+    groups = jackknife_groups(6, tracks, groups=3)
+    assert len({(track, group) for track, group in zip(tracks, groups.tolist(), strict=True)}) == 3
+    assert sorted(set(groups.tolist())) == [0, 1, 2]
+    with pytest.raises(InputError, match="as many tracks"):
+        bootstrap_mean([1.0, 2.0], ["a"])
+    with pytest.raises(InputError, match="2 tracks"):
+        bootstrap_mean([1.0, 2.0], ["a", "a"])
