@@ -67,19 +67,24 @@ def read_manifest(source: str | Path, split: str | None = None) -> list[Track]:
     path = manifest_path(source)
     tracks: list[Track] = []
     seen: set[str] = set()
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            track = _parse(line, path.parent.resolve(), f"{path}, line {number}")
-            if track.id in seen:
-                raise InputError(f"{path}, line {number}: a second track has the id {track.id!r}; ids must differ")
-            seen.add(track.id)
-            if split is None or track.split == split:
-                tracks.append(track)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a manifest: it is no UTF-8 text") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        track = _parse(line, path.parent.resolve(), f"{path}, line {number}")
+        if track.id in seen:
+            raise InputError(f"{path}, line {number}: a second track has the id {track.id!r}; ids must differ")
+        seen.add(track.id)
+        if split is None or track.split == split:
+            tracks.append(track)
     if not tracks:
         which = f" in split {split!r}" if split else ""
-        raise InputError(f"{path}: the manifest lists no tracks{which}; see `mgl manifest --help` or `mgl corpus --help`")
+        raise InputError(
+            f"{path}: the manifest lists no tracks{which}; see `mgl manifest --help` or `mgl corpus --help`"
+        )
     return tracks
 
 
@@ -95,9 +100,11 @@ def _parse(line: str, root: Path, where: str) -> Track:
         raise InputError(f"{where}: missing {', '.join(missing)}")
     if not isinstance(fields["path"], str) or not isinstance(fields["caption"], str):
         raise InputError(f"{where}: path and caption must be strings")
+    if not Path(fields["path"]).name or "\0" in fields["path"]:
+        raise InputError(f"{where}: the path {fields['path']!r} names no file")
     try:
         duration, rate = float(fields["duration"]), int(fields["sample_rate"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: duration and sample_rate must be numbers") from error
     if not 0 < duration < float("inf") or rate <= 0:
         raise InputError(f"{where}: duration and sample_rate must be positive")
@@ -111,7 +118,7 @@ def _parse(line: str, root: Path, where: str) -> Track:
         duration=duration,
         sample_rate=rate,
         caption=fields["caption"],
-        split=str(fields.get("split", "")),
+        split=str(fields.get("split") or ""),
         facts={name: value for name, value in fields.items() if name not in known},
     )
 

@@ -61,7 +61,7 @@ class TokenStore:
             self.codebooks: int = index["codebooks"]
             self.entries: int = index["entries"]
             self.tracks = [TokenTrack(**track) for track in index["tracks"]]
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
             raise InputError(
                 f"{path}: not a token store's index ({error!r}); write it anew with `mgl tokens`"
             ) from error
@@ -73,6 +73,9 @@ class TokenStore:
         for track in self.tracks:
             if Path(track.shard).name != track.shard:
                 raise InputError(f"{self.folder}: shard {track.shard!r} lies outside the store")
+            places = (track.offset, track.frames)
+            if not all(isinstance(place, int) and place >= 0 for place in places):
+                raise InputError(f"{self.folder}: track {track.id!r} lies at no place; write the store anew")
             needed[track.shard] = max(needed.get(track.shard, 0), track.offset + track.frames * self.codebooks)
         for shard, values in needed.items():
             path = self.folder / shard
