@@ -150,7 +150,11 @@ def _axes(width: float, height: float, x: str, y: str) -> tuple[Any, Any]:
 
 
 def _legend(axes: Any) -> None:
-    axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+    # above the axes: inside it would cover points
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9, labelcolor=_INK,
+        borderaxespad=0, handletextpad=0.4, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def _svg(figure: Any, description: str) -> str:

@@ -96,7 +96,8 @@ def _system(one: Results, index: int) -> dict[str, Any]:
 
 def _facts(system: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, str]:
     """Parameters, speed, training and codec as label -> text; what system.json does not say is left out."""
-    facts = {f"Parameters, {name.replace('_', ' ')}": f"{count:,}" for name, count in parameters.items()}
+    called = {"lm": "language model", "text_encoder": "text encoder"}
+    facts = {f"Parameters, {called.get(name, name)}": f"{count:,}" for name, count in parameters.items()}
     speed, training = system.get("speed") or {}, system.get("training") or {}
     codec = system.get("codec") or {}
     for key, label, form in (

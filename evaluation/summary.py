@@ -1,4 +1,4 @@
-"""One sentence that says what the numbers say, and no more."""
+"""One or two sentences that say what the numbers say, and no more."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,22 @@ def summary_sentence(systems: Sequence[Results], found: Sequence[Difference]) ->
 
     A difference counts where its 95 % interval leaves zero out.
     """
-    return _alone(systems[0]) if len(systems) == 1 else _against(systems, found)
+    said = _alone(systems[0]) if len(systems) == 1 else _against(systems, found)
+    return f"{said} {_at_chance(systems)}".strip()
+
+
+def _at_chance(systems: Sequence[Results]) -> str:
+    """Names the metrics in which no system is above good music that ignores the prompt."""
+    chance = systems[0].data["context"].get("shuffled") or {}
+    names = []
+    for metric in METRICS:
+        level = (chance.get(metric.key) or {}).get("value")
+        lows = [(one.data["metrics"].get(metric.key) or {}).get("low") for one in systems]
+        if metric.better == "higher" and level is not None and all(low is not None and low <= level for low in lows):
+            names.append(metric.name)
+    who = "it is" if len(systems) == 1 else "no system is"
+    no = "not " if len(systems) == 1 else ""
+    return f"In {_join(names)} {who} {no}clearly above chance (references of other prompts)." if names else ""
 
 
 def _alone(one: Results) -> str:

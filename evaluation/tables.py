@@ -18,7 +18,9 @@ class MetricText:
 
 
 METRICS = (
-    MetricText("fad", "FAD", "lower", "Frechet distance between the judge's embeddings of generated and real music"),
+    MetricText(
+        "fad", "FAD", "lower", "Frechet distance between the judge's embeddings of generated and reference music"
+    ),
     MetricText("kld", "KL", "lower", "divergence of the judge's labels between a clip and its reference, in nats"),
     MetricText("clap", "CLAP", "higher", "cosine of a clip and its caption in the judge's space"),
     MetricText("chroma", "Chroma", "higher", "share of frames whose strongest pitch class is the reference's"),

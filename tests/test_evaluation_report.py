@@ -174,3 +174,20 @@ def test_a_browser_draws_it(page, tmp_path, width):
     )
     title = re.search(r"<title>([^<]*)</title>", done.stdout).group(1)
     assert re.fullmatch(r"overflow false 0 images true players 2[34]", title), title
+
+
+def test_the_summary_says_when_nothing_beats_chance(results):
+    from evaluation.compare import Results, differences
+    from evaluation.summary import summary_sentence
+
+    systems = [Results(path, json.loads(path.read_text())) for path in results]
+    for one in systems:
+        one.data["context"]["shuffled"]["clap"] = {"value": 2.0, "low": 1.9, "high": 2.1}
+        one.data["context"]["shuffled"]["chroma"] = {"value": -1.0, "low": -1.0, "high": -1.0}
+    both = summary_sentence(systems, differences(systems))
+    assert both.endswith("In CLAP no system is clearly above chance (references of other prompts).")
+    assert "against nano: micro $x$ is better in KL" in both
+    assert "In CLAP it is not clearly above chance" in summary_sentence(systems[:1], [])
+    for one in systems:
+        one.data["context"]["shuffled"]["clap"]["value"] = -1.0
+    assert "chance" not in summary_sentence(systems, differences(systems))
