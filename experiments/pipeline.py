@@ -58,7 +58,12 @@ def run_stages(stages: list[Stage], folder: Path, until: str) -> None:
         name, *arguments = [_placed(word, folder) for word in shlex.split(stage.command)]
         print(f"\n{title}\n$ mgl {shlex.join([name, *arguments])}", flush=True)
         begun = time.monotonic()
+        # Forgotten before it runs, with what is made from it: a pipeline that breaks off here goes on here.
         record.pop(stage.name, None)
+        for later in stages:
+            if stage.name in later.needs:
+                record.pop(later.name, None)
+        record_path.write_text(json.dumps(record, indent=1), encoding="utf-8")
         run(name, arguments)
         fresh.add(stage.name)
         record[stage.name] = {

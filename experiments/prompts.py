@@ -36,7 +36,12 @@ def read_prompts(path: str | Path, duration: float, seed: int) -> list[Prompt]:
     if not file.is_file():
         raise InputError(f"{path}: there is no such prompt file")
     prompts: list[Prompt] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        # No splitlines(): a JSON string may hold characters at which it breaks. A byte order mark is passed over.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a prompt file: it is no UTF-8 text") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         fields: dict[str, Any] = {"caption": line.strip()}
@@ -67,7 +72,7 @@ def _prompt(fields: dict[str, Any], default_id: str, duration: float, seed: int,
         # A manifest's "duration" is its clip's; only a prompt file proper, without audio, asks for one.
         seconds = duration if "path" in fields else float(fields.get("duration", duration))
         prompt = Prompt(str(fields.get("id", default_id)), fields["caption"], seconds, int(fields.get("seed", seed)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: duration and seed must be numbers") from error
     if not _ID.fullmatch(prompt.id):
         raise InputError(
