@@ -41,14 +41,16 @@ def compose(
         raise InputError(f"there is no text encoder layer {text!r}; choose one of {', '.join(_TEXT_DIM)}")
     devices = _gpus()
     cluster = cluster or ("gpus" if devices else "cpu")
-    if cluster == "cpu":
-        batch, devices = 1, 1
-    per_step = batch * devices
-    if crops % per_step:
-        raise InputError(f"{crops} crops a step cannot be dealt to {devices} devices x {batch}; use 2^a x 3^b devices")
     layers = language_model_layers(size, pattern, text, cluster)
     for layer in layers:
         layer_path(layer)
+    if cluster == "cpu":
+        batch, devices = 1, 1
+    if not devices:
+        raise InputError(f"cluster {cluster!r} needs a GPU and this machine has none that is usable; use CLUSTER=cpu")
+    per_step = batch * devices
+    if crops % per_step:
+        raise InputError(f"{crops} crops a step cannot be dealt to {devices} devices x {batch}; use 2^a x 3^b devices")
     run = run or f"runs/{size}-{pattern}-{text}-s{seed}"
     store, codec = _tokens(data, codec, run, dry)
     accumulate = crops // per_step

@@ -46,6 +46,18 @@ def load_codec(folder: str | Path, device: str | torch.device = "cpu") -> Codec:
     return codec.to(device).eval()
 
 
+def codec_checksum(folder: str | Path) -> str:
+    """Checksum of a codec folder, without loading it.
+
+    Raises:
+        InputError: no such folder, not a codec, or no weights in it.
+    """
+    read_config(folder, "codec")
+    if not (Path(folder) / WEIGHTS).is_file():
+        raise InputError(f"{folder}: {WEIGHTS} is missing")
+    return file_checksum(Path(folder) / WEIGHTS)
+
+
 def save_model(
     folder: str | Path,
     lm: LanguageModel,

@@ -10,8 +10,10 @@ import tiny
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
+from datamodules.errors import InputError
 from datamodules.tokens import TokenDataModule
 from lightning_modules.callbacks import SaveOnExit, WeightAverage
+from lightning_modules.checkpoints import save_codec
 from lightning_modules.lm.model import LanguageModelConfig
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig
@@ -148,3 +150,19 @@ def test_interruption_before_the_first_step_leaves_nothing(tmp_path, straight, c
     fit(straight[0], tmp_path, interrupt_at=(0, 2))
     assert not (tmp_path / "last.ckpt").exists()
     assert "nothing to save" in capsys.readouterr().out
+
+
+def test_tokens_of_another_codec_are_refused(tmp_path, straight):
+    store = TokenDataModule(str(straight[0]), seconds=2.0)
+    lm = LanguageModelConfig(dim=16, layers=1, heads=2, codebooks=2, entries=8)
+    save_codec(tmp_path / "codec", tiny.codec(codebooks=2, entries=8))
+    cases = (
+        (lm, str(tmp_path / "codec"), "come from codec"),
+        (lm, str(tmp_path / "nowhere"), "not a model folder"),
+        (LanguageModelConfig(dim=16, layers=1, heads=2, codebooks=4, entries=8), "", "2 codebooks of 8"),
+    )
+    for shape, codec, message in cases:
+        module = LanguageModelTraining(shape, tiny.TEXT, OptimConfig(), codec=codec)
+        trainer = Trainer(accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False)
+        with pytest.raises(InputError, match=message):
+            trainer.fit(module, store)

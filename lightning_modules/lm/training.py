@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 from datamodules.batches import TokenBatch
 from datamodules.errors import InputError
 from datamodules.sample_order import uniform
-from lightning_modules.checkpoints import save_model
+from lightning_modules.checkpoints import codec_checksum, save_model
 from lightning_modules.lm.conditioners import Conditions, TextEncoder, TextEncoderConfig, build_text_encoder
 from lightning_modules.lm.losses import codebook_means, cross_entropy_sums
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
@@ -64,7 +64,7 @@ class LanguageModelTraining(LightningModule):
         """Checks that data and model speak of the same tokens.
 
         Raises:
-            InputError: another number of codebooks or entries.
+            InputError: another number of codebooks or entries, or tokens of another codec.
         """
         store = getattr(getattr(self.trainer, "datamodule", None), "store", None)
         config = self.lm.config
@@ -72,6 +72,11 @@ class LanguageModelTraining(LightningModule):
             raise InputError(
                 f"the token store has {store.codebooks} codebooks of {store.entries} entries, the language model "
                 f"{config.codebooks} of {config.entries}; set model.init_args.lm.codebooks and .entries to the store's"
+            )
+        if store is not None and self.codec and codec_checksum(self.codec) != store.codec:
+            raise InputError(
+                f"{store.folder}: the tokens come from codec {store.codec[:12]}, not from {self.codec}; name the codec "
+                "that wrote them, or write them anew with this one"
             )
 
     def on_fit_start(self) -> None:
