@@ -71,7 +71,9 @@ def to_channels(wav: Tensor, channels: int, source: str | Path = "audio") -> Ten
         return wav.mean(0, keepdim=True)
     if wav.shape[0] == 1:
         return wav.expand(channels, -1)
-    raise InputError(f"{source}: {wav.shape[0]} channels cannot become {channels}; mix the file to mono or stereo first")
+    raise InputError(
+        f"{source}: {wav.shape[0]} channels cannot become {channels}; mix the file to mono or stereo first"
+    )
 
 
 def write_audio(path: str | Path, wav: Tensor, sample_rate: int) -> None:

@@ -106,4 +106,12 @@ class LineProgress(Callback):
             micro = (
                 f", micro-batch {batch_idx % trainer.accumulate_grad_batches + 1} of {trainer.accumulate_grad_batches}"
             )
-        print(f"step {trainer.global_step}{total}{micro}: loss {loss:.4f}, {per_step:.3g} s/step", flush=True)
+        print(f"step {trainer.global_step}{total}{micro}: loss {loss:.4f}, {in_words(per_step)} a step", flush=True)
+
+
+def in_words(seconds: float) -> str:
+    """A duration as one would say it: 0.84 s, 12 min, 3.7 h, 25 days."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

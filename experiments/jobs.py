@@ -134,4 +134,7 @@ def describe(model: MusicModel, name: str, watch: Stopwatch) -> dict[str, Any]:
             record[key] = json.loads((folder / file).read_text(encoding="utf-8"))
     if "training" in record and "held_out" in record:
         record["training"]["validation"] = record.pop("held_out")
+    if record.get("codec", {}).get("valid_metric") == "valid/mel_distance":
+        curve = record["codec"].pop("curve")
+        record["codec"] |= {"mel_distance_untrained": curve[0][2], "mel_distance": curve[-1][2]}
     return record
