@@ -29,6 +29,10 @@ def resolve_layers(arguments: list[str]) -> list[str]:
 def layer_path(name: str) -> Path:
     """The file of a layer: ``name`` itself, or ``experiments/configs/NAME.yaml``."""
     if Path(name).is_file():
+        try:
+            Path(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name}: not a YAML file: it is no UTF-8 text") from error
         return Path(name)
     path = (CONFIGS / f"{name}.yaml").resolve()
     if path.is_relative_to(CONFIGS) and path.is_file():

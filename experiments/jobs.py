@@ -18,6 +18,7 @@ from experiments.callbacks import RECORD
 from experiments.console import progress
 from experiments.prompts import Prompt
 from lightning_modules.generation.model import MusicModel
+from lightning_modules.generation.sampling import Sampling
 
 SYSTEM = "system.json"
 
@@ -36,8 +37,11 @@ def generate_clips(model: MusicModel, prompts: list[Prompt], folder: Path, optio
     """Generates every prompt into ``folder``: wave files, a manifest, and ``system.json`` about the model.
 
     Raises:
-        InputError: a clip is shorter than one frame of the codec.
+        InputError: a clip is shorter than one frame of the codec, or an option is out of range.
     """
+    if options.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {options.batch_size}")
+    Sampling(options.top_k, options.temperature, options.guidance)  # refuses now rather than under the progress bar
     frame = 1 / model.codec.frame_rate
     for prompt in prompts:
         if prompt.duration < frame:
