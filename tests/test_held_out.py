@@ -1,0 +1,57 @@
+"""Cross-entropy on held-out tokens, against a loop over windows."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from datamodules.errors import InputError
+from datamodules.tokens import TokenStore
+from lightning_modules.lm.held_out import held_out, unigram_log_probabilities
+
+
+@pytest.fixture
+def store(tmp_path, model):
+    """Tokens that say they come from the model's codec."""
+    folder = tiny.write_store(tmp_path / "tokens", codebooks=4, entries=16, frame_rate=100.0)
+    index = folder / "index.json"
+    index.write_text(index.read_text().replace("c" * 64, model.codec.checksum))
+    return TokenStore(folder)
+
+
+def test_unigram_distribution(store):
+    wanted = np.ones((4, 16))  # one pseudo-count an entry
+    for track in store.split("train"):
+        for k, row in enumerate(store.window(track)):
+            for code in row:
+                wanted[k, code] += 1
+    wanted = np.log(wanted / wanted.sum(1, keepdims=True))
+    np.testing.assert_allclose(unigram_log_probabilities(store).numpy(), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_every_window_is_scored_once(model, store, batch_size):
+    scores = held_out(model, store, seconds=0.12, batch_size=batch_size)
+    unigram = unigram_log_probabilities(store)
+    totals = {"model": torch.zeros(4), "unigram": torch.zeros(4), "counts": torch.zeros(4)}
+    for track in store.split("valid"):
+        for start in range(0, track.frames, 12):
+            codes = torch.from_numpy(store.window(track, start, 12).astype(np.int64))[None]
+            padded = torch.zeros(1, 4, 12, dtype=torch.int64)
+            padded[..., : codes.shape[2]] = codes
+            with torch.no_grad():
+                logits, mask = model.lm.logits(padded, model.conditions([track.caption]))
+            mask[..., codes.shape[2] :] = False
+            for k in range(4):
+                for t in range(12):
+                    if mask[0, k, t]:
+                        totals["model"][k] -= logits[0, k, t].log_softmax(0)[padded[0, k, t]]
+                        totals["unigram"][k] -= unigram[k, padded[0, k, t]]
+                        totals["counts"][k] += 1
+    for name, total in totals.items():
+        torch.testing.assert_close(getattr(scores, name).sum(0).float(), total, atol=1e-3, rtol=1e-4)
+
+
+def test_tokens_of_another_codec_are_refused(model, token_store):
+    with pytest.raises(InputError, match="cccc"):
+        held_out(model, TokenStore(token_store))
