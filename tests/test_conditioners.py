@@ -108,7 +108,7 @@ def test_a_byte_level_encoder_learns_along():
 def test_incomplete_tokenizer_is_refused(pretrained, monkeypatch):
     class Stub:
         @staticmethod
-        def from_pretrained(name):
+        def from_pretrained(name, **options):
             return ["<pad>", "</s>"]
 
     monkeypatch.setattr("lightning_modules.lm.conditioners.AutoTokenizer", Stub)

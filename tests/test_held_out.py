@@ -37,7 +37,7 @@ def test_every_window_is_scored_once(model, store, batch_size):
     for track in store.split("valid"):
         for start in range(0, track.frames, 12):
             codes = torch.from_numpy(store.window(track, start, 12).astype(np.int64))[None]
-            padded = torch.zeros(1, 4, 12, dtype=torch.int64)
+            padded = torch.full((1, 4, 12), 16)  # the special token past the track's end
             padded[..., : codes.shape[2]] = codes
             with torch.no_grad():
                 logits, mask = model.lm.logits(padded, model.conditions([track.caption]))
