@@ -10,7 +10,7 @@ from lightning_modules.codec.encodec import Codec
 from lightning_modules.codec.seanet import latent_frames
 
 SHAPES = {
-    "reflect": {},
+    "reflect": {"ratios": (5, 2)},  # an odd ratio pads one more on the left
     "constant": {"pad_mode": "constant", "lstm_layers": 2},
     "shortcut": {"conv_shortcut": True, "residual_units": 2, "channels": 2},
     "causal": {"causal": True, "ratios": (5, 2), "lstm_layers": 1},
