@@ -37,7 +37,7 @@ def held_out_set(
         for number in range(count):
             start = number * (seconds + gap) + gap / 2
             wav = read_audio(track.path, sample_rate=sample_rate, start=start, duration=seconds)
-            name = f"{track.id.replace('/', '_')}-{number}"
+            name = f"{track.id.replace('/', '--')}-{number}"
             path = folder / f"{name}.flac"
             write_audio(path, wav, sample_rate)
             facts = {**track.facts, "track": track.id, "start": round(start, 3)}

@@ -1,5 +1,6 @@
 """What the datamodules share: numbered samples, sharded by rank, and an exact, elastic resume."""
 
+import multiprocessing
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -69,6 +70,11 @@ class NumberedDataModule(LightningDataModule):
         return self.trainer
 
     def _loader(self, dataset: Dataset[Any], numbers: NumberSampler | Sequence[int]) -> DataLoader[Any]:
+        context = None
+        if self.workers:
+            context = multiprocessing.get_context("forkserver")
+            # Imported once in the server that workers are forked from, not once a worker.
+            context.set_forkserver_preload([type(self).__module__])
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -76,5 +82,5 @@ class NumberedDataModule(LightningDataModule):
             num_workers=self.workers,
             collate_fn=self.collate,
             persistent_workers=self.workers > 0,
-            multiprocessing_context="forkserver" if self.workers else None,
+            multiprocessing_context=context,
         )

@@ -82,9 +82,7 @@ def read_manifest(source: str | Path, split: str | None = None) -> list[Track]:
             tracks.append(track)
     if not tracks:
         which = f" in split {split!r}" if split else ""
-        raise InputError(
-            f"{path}: the manifest lists no tracks{which}; see `mgl manifest --help` or `mgl corpus --help`"
-        )
+        raise InputError(f"{path}: the manifest lists no tracks{which}; `mgl corpus` makes one to try")
     return tracks
 
 

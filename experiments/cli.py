@@ -84,16 +84,22 @@ def fit_cli(arguments: list[str]) -> None:
             kwargs["enable_progress_bar"] = sys.stderr.isatty()
             return super().instantiate_trainer(default_root_dir=run, callbacks=[*callbacks, LineProgress()], **kwargs)
 
-    SuiteCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        parser_class=Parser,
-        args=resolve_layers(arguments),
-    )
+    try:
+        SuiteCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+            args=resolve_layers(arguments),
+        )
+    except SystemExit as stop:
+        # Lightning ends an interrupted run with exit code 1, as if it had failed.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
 
 
 def _shortened(message: str) -> str:

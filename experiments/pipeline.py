@@ -6,6 +6,7 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datamodules.errors import InputError
 from experiments.compose import resolve_layers
@@ -33,8 +34,8 @@ class Stage:
 def run_stages(stages: list[Stage], folder: Path, until: str) -> None:
     """Runs stages in order, up to and including ``until``.
 
-    A stage is passed over when its result is there, made by the same command with the same layers, and none of the
-    stages it needs ran again. What was done is recorded in ``stages.json``, with the seconds it took.
+    A stage is passed over when its result is there, made by the same command with the same layers, and no stage that it
+    needs has run since. What was done is recorded in ``stages.json``, with the seconds it took.
 
     Raises:
         InputError: ``until`` names no stage.
@@ -46,32 +47,30 @@ def run_stages(stages: list[Stage], folder: Path, until: str) -> None:
         raise InputError(f"there is no stage {until!r}; the stages are {', '.join(names)}")
     record_path = folder / _RECORD
     record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.is_file() else {}
-    fresh: set[str] = set()
     wanted = stages[: names.index(until) + 1]
     for number, stage in enumerate(wanted, start=1):
         title = f"[{number}/{len(wanted)}] {stage.name}"
         done = record.get(stage.name, {})
         same = done.get("command") == stage.command and done.get("configs") == _configs(stage.command)
-        if (folder / stage.result).exists() and same and not fresh & set(stage.needs):
+        if (folder / stage.result).exists() and same:
             print(f"{title}: finished before ({done['seconds']:.0f} s)")
             continue
         name, *arguments = [_placed(word, folder) for word in shlex.split(stage.command)]
         print(f"\n{title}\n$ mgl {shlex.join([name, *arguments])}", flush=True)
-        begun = time.monotonic()
         # Forgotten before it runs, with what is made from it: a pipeline that breaks off here goes on here.
-        record.pop(stage.name, None)
-        for later in stages:
-            if stage.name in later.needs:
-                record.pop(later.name, None)
-        record_path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        for other in stages:
+            if other is stage or stage.name in other.needs:
+                record.pop(other.name, None)
+        _write(record_path, record)
+        begun = time.monotonic()
         run(name, arguments)
-        fresh.add(stage.name)
-        record[stage.name] = {
-            "command": stage.command,
-            "configs": _configs(stage.command),
-            "seconds": round(time.monotonic() - begun, 1),
-        }
-        record_path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        seconds = round(time.monotonic() - begun, 1)
+        record[stage.name] = {"command": stage.command, "configs": _configs(stage.command), "seconds": seconds}
+        _write(record_path, record)
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def _placed(word: str, folder: Path) -> str:

@@ -43,23 +43,31 @@ def perplexity(
     print(f"cross-entropy in nats on {len(scores.counts)} tracks of {split!r}, 95 % intervals over tracks ({path})")
     for row in rows:
         print(
-            f"  codebook {row['codebook']}: {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-            f"   unigram {row['unigram']:.3f} [{row['unigram_low']:.3f}, {row['unigram_high']:.3f}]"
-            f"   below it by {row['gain']:.3f} [{row['gain_low']:.3f}, {row['gain_high']:.3f}]"
+            f"  codebook {row['codebook']}: {_said(row, 'value', '')}   unigram {_said(row, 'unigram', 'unigram_')}"
+            f"   below it by {_said(row, 'gain', 'gain_')}"
         )
 
 
-def _row(k: int, scores: "HeldOut") -> dict[str, float]:
+def _row(k: int, scores: "HeldOut") -> dict[str, float | None]:
     """One codebook's figures: every code counts the same, so a track weighs as many codes as it has."""
     from evaluation.uncertainty import bootstrap_ratio
 
-    row: dict[str, float] = {"codebook": k}
+    row: dict[str, float | None] = {"codebook": k}
     model, unigram, counts = (column[:, k].numpy() for column in (scores.model, scores.unigram, scores.counts))
     for name, prefix, sums in (
         ("value", "", model),
         ("unigram", "unigram_", unigram),
         ("gain", "gain_", unigram - model),
     ):
-        interval = bootstrap_ratio(sums, counts)
-        row |= {name: interval.value, f"{prefix}low": interval.low, f"{prefix}high": interval.high}
+        if len(counts) < 2:
+            row |= {name: float(sums.sum() / counts.sum()), f"{prefix}low": None, f"{prefix}high": None}
+        else:
+            interval = bootstrap_ratio(sums, counts)
+            row |= {name: interval.value, f"{prefix}low": interval.low, f"{prefix}high": interval.high}
     return row
+
+
+def _said(row: dict[str, float | None], name: str, prefix: str) -> str:
+    """A figure with its interval, or without one where a single track gives none."""
+    low, high = row[f"{prefix}low"], row[f"{prefix}high"]
+    return f"{row[name]:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")

@@ -23,4 +23,4 @@ def resume(run: str = "") -> None:
     if not config.is_file():
         raise InputError(f"{config}: is missing, so the run cannot be composed again; start it anew")
     print(f"resuming {config.parent} from {checkpoint}")
-    fit_cli(["fit", "-c", str(config), "--ckpt_path", str(checkpoint)])
+    fit_cli(["fit", "-c", str(config), "--ckpt_path", str(checkpoint), "--weights_only", "true"])

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.batches import AudioBatch
+from datamodules.errors import InputError
 from lightning_modules.checkpoints import save_codec
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.encodec import Codec
-from lightning_modules.codec.losses import MultiScaleMelDistance, MultiScaleMelLoss, si_sdr
+from lightning_modules.codec.losses import SCALES, MultiScaleMelDistance, MultiScaleMelLoss, si_sdr
 from lightning_modules.optim import OptimConfig, adamw
 
 
@@ -46,6 +47,17 @@ class CodecTraining(LightningModule):
         self.codec.quantizer.follow(codebook_decay, free_steps)
         self.mel_loss = MultiScaleMelLoss(codec.sample_rate)
         self.mel_distance = MultiScaleMelDistance(codec.sample_rate)
+
+    def setup(self, stage: str) -> None:
+        """Checks that the longest window of the mel losses fits a crop.
+
+        Raises:
+            InputError: it does not.
+        """
+        seconds = getattr(getattr(self.trainer, "datamodule", None), "seconds", None)
+        shortest = max(window for window, _ in SCALES) / self.codec.sample_rate
+        if seconds is not None and seconds < shortest:
+            raise InputError(f"crops of {seconds} s are shorter than the longest mel window, {shortest:.3f} s")
 
     def training_step(self, batch: AudioBatch, batch_index: int) -> Tensor:
         """One step on audio [B, C, N]; padding is part of the signal a codec has to code."""

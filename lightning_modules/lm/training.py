@@ -64,8 +64,10 @@ class LanguageModelTraining(LightningModule):
         """Checks that data and model speak of the same tokens.
 
         Raises:
-            InputError: another number of codebooks or entries, or tokens of another codec.
+            InputError: no codec is named, or the tokens are another codec's or of another shape.
         """
+        if stage == "fit" and not self.codec:
+            raise InputError("a trained model carries its codec along: set model.init_args.codec to the codec's folder")
         store = getattr(getattr(self.trainer, "datamodule", None), "store", None)
         config = self.lm.config
         if store is not None and (store.codebooks, store.entries) != (config.codebooks, config.entries):
@@ -119,13 +121,7 @@ class LanguageModelTraining(LightningModule):
         return torch.tensor(draws, device=numbers.device)
 
     def export(self, folder: str | Path) -> None:
-        """Writes the model as a model folder, with its codec.
-
-        Raises:
-            InputError: no codec was named.
-        """
-        if not self.codec:
-            raise InputError("a model folder carries its codec: set model.init_args.codec to the codec's folder")
+        """Writes the model as a model folder, with its codec."""
         save_model(folder, self.lm, self.text, self.text_encoder, self.codec)
 
     def configure_optimizers(self) -> Any:
