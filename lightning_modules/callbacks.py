@@ -117,7 +117,7 @@ class SaveOnExit(Callback):
         if trainer.global_step == self._first_step:
             trainer.print("interrupted before the first optimiser step was finished: nothing to save")
             return
-        trainer.save_checkpoint(self.path, weights_only=False)
+        trainer.save_checkpoint(self.path, False)  # False: with the optimiser's state
         trainer.print(f"interrupted: step {trainer.global_step} is saved as {self.path}; `make resume` goes on from it")
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

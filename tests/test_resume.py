@@ -1,5 +1,6 @@
 """An interrupted and resumed training is the training that was never interrupted, bit for bit."""
 
+import json
 import logging
 import multiprocessing
 import signal
@@ -44,11 +45,22 @@ class Diary(Callback):
         return {step: sorted(n for numbers, _ in micro for n in numbers) for step, micro in self.steps.items()}
 
 
+def codec_of(store):
+    """The folder of the codec that wrote the store, made when first asked for."""
+    folder = store.parent / f"{store.name}-codec"
+    if not folder.exists():
+        save_codec(folder, made := tiny.codec(codebooks=2, entries=8))
+        index = json.loads((store / "index.json").read_text())
+        (store / "index.json").write_text(json.dumps({**index, "codec": made.checksum}))
+    return str(folder)
+
+
 def fit(store, folder, *, interrupt_at=None, checkpoint=None, batch=2, accumulate=4, workers=0, seed=0):
     before = torch.random.get_rng_state()
     seed_everything(seed, verbose=False)
     lm = LanguageModelConfig(dim=16, layers=1, heads=2, codebooks=2, entries=8, ff_ratio=2)
-    module = LanguageModelTraining(lm, tiny.TEXT, OptimConfig(lr=1e-2, warmup_steps=2), seed=seed)
+    optim = OptimConfig(lr=1e-2, warmup_steps=2)
+    module = LanguageModelTraining(lm, tiny.TEXT, optim, codec=codec_of(store), seed=seed)
     data = TokenDataModule(str(store), seconds=2.0, batch_size=batch, workers=workers, seed=seed, valid_items=4)
     average, diary = WeightAverage(0.9, 2), Diary(interrupt_at)
     trainer = Trainer(
@@ -155,11 +167,12 @@ def test_interruption_before_the_first_step_leaves_nothing(tmp_path, straight, c
 def test_tokens_of_another_codec_are_refused(tmp_path, straight):
     store = TokenDataModule(str(straight[0]), seconds=2.0)
     lm = LanguageModelConfig(dim=16, layers=1, heads=2, codebooks=2, entries=8)
-    save_codec(tmp_path / "codec", tiny.codec(codebooks=2, entries=8))
+    save_codec(tmp_path / "codec", tiny.codec(codebooks=2, entries=8, filters=8))
     cases = (
         (lm, str(tmp_path / "codec"), "come from codec"),
         (lm, str(tmp_path / "nowhere"), "not a model folder"),
-        (LanguageModelConfig(dim=16, layers=1, heads=2, codebooks=4, entries=8), "", "2 codebooks of 8"),
+        (lm, "", "carries its codec"),
+        (LanguageModelConfig(dim=16, layers=1, heads=2, codebooks=4, entries=8), "codec", "2 codebooks of 8"),
     )
     for shape, codec, message in cases:
         module = LanguageModelTraining(shape, tiny.TEXT, OptimConfig(), codec=codec)

@@ -16,6 +16,6 @@ def compare(results: list[str], out: str = "report.html", clips: int = 12) -> No
     from evaluation.tables import scores_table
 
     page = write_report(results, out, clips=clips)
-    console = Console()
-    console.print(scores_table([one.data for one in read_results(results)]))
-    console.print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)", highlight=False, markup=False)
+    Console().print(scores_table([one.data for one in read_results(results)]))
+    # Plain print: Rich would break a long path in the middle.
+    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")

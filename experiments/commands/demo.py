@@ -1,7 +1,7 @@
 """``mgl demo``: every part of the suite, small but real, one after the other."""
 
 
-def demo(out: str = "runs/demo", pieces: int = 100, seed: int = 0, until: str = "report") -> None:
+def demo(out: str = "runs/demo", pieces: int = 80, seed: int = 0, until: str = "report") -> None:
     """Renders a corpus, trains a codec, a judge and language models of two sizes on it, generates, evaluates, reports.
 
     Every stage is a command that could be given by hand, and is printed. A finished stage is not done again.

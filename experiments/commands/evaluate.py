@@ -17,8 +17,7 @@ def evaluate(generated: str, reference: str, judge: str = "embedded", out: str =
     from evaluation.tables import failures_text, scores_table
 
     results = run(generated, reference, judge, out, seed)
-    console = Console()
-    console.print(scores_table([results]))
+    Console().print(scores_table([results]))
     for line in failures_text(results):
-        console.print(line, highlight=False, markup=False)
-    console.print(f"wrote {out}", highlight=False, markup=False)
+        print(line)
+    print(f"wrote {out}")

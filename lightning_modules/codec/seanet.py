@@ -28,16 +28,18 @@ class PaddedConv1d(nn.Module):
         self, inputs: int, outputs: int, kernel: int, config: CodecConfig, stride: int = 1, dilation: int = 1
     ) -> None:
         super().__init__()
-        self.conv = weight_norm(nn.Conv1d(inputs, outputs, kernel, stride=stride, dilation=dilation))
-        self.stride = stride
-        self.padding = (kernel - 1) * dilation + 1 - stride
-        self.right = 0 if config.causal else self.padding // 2
-        self.mode = config.pad_mode
+        padding = (kernel - 1) * dilation + 1 - stride
+        right = 0 if config.causal else padding // 2
+        self.stride, self.mode = stride, config.pad_mode
+        # Zeros on both sides alike are the convolution's own business and cost no copy.
+        inner = right if config.pad_mode == "constant" and 2 * right == padding else 0
+        self.left, self.right = (0, 0) if inner else (padding - right, right)
+        self.conv = weight_norm(nn.Conv1d(inputs, outputs, kernel, stride=stride, dilation=dilation, padding=inner))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, N] -> [B, C', ceil(N / stride)]."""
         missing = -x.shape[-1] % self.stride
-        return self.conv(_pad(x, self.padding - self.right, self.right + missing, self.mode))
+        return self.conv(_pad(x, self.left, self.right + missing, self.mode))
 
 
 class TrimmedConvTranspose1d(nn.Module):
@@ -142,7 +144,9 @@ def _residual_units(width: int, config: CodecConfig) -> Sequence[nn.Module]:
 
 
 def _pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
-    if mode == "constant" or not (left or right):
+    if not (left or right):
+        return x
+    if mode == "constant":
         return F.pad(x, (left, right))
     # A reflection needs more samples than it mirrors; a shorter input is first continued with silence.
     lacking = max(left, right) + 1 - x.shape[-1]
