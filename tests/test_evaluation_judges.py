@@ -152,7 +152,6 @@ def test_training_learns_and_exports(tmp_path):
         channels=[8, 16, 16, 32],
         dim=32,
         warmup_steps=3,
-        export_to=str(tmp_path / "judge"),
     )
     losses = []
     module.on_train_batch_end = lambda outputs, batch, index: losses.append(float(outputs["loss"]))
@@ -172,6 +171,7 @@ def test_training_learns_and_exports(tmp_path):
     assert float(logged["valid/family_f1"]) > 0.8
     assert float(logged["valid/drums_accuracy"]) > 0.8
     assert float(logged["valid/recall_at_1"]) > 0.6
+    module.export(tmp_path / "judge")
     assert load_judge(tmp_path / "judge").checksum == module.judge.checksum
 
 

@@ -40,7 +40,6 @@ class JudgeTraining(LightningModule):
         weight_decay: of AdamW.
         warmup_steps: steps of linear warm-up.
         contrastive_weight: weight of InfoNCE beside the labels' loss.
-        export_to: folder for the judge when training ends; none where it is None.
     """
 
     def __init__(
@@ -56,7 +55,6 @@ class JudgeTraining(LightningModule):
         weight_decay: float = 0.01,
         warmup_steps: int = 20,
         contrastive_weight: float = 0.5,
-        export_to: str | None = None,
     ) -> None:
         super().__init__()
         if len(families) < 2:
@@ -72,7 +70,7 @@ class JudgeTraining(LightningModule):
         )
         self.crop_rate = crop_rate
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
-        self.contrastive_weight, self.export_to = contrastive_weight, export_to
+        self.contrastive_weight = contrastive_weight
         self.resample = Resample(crop_rate, sample_rate) if crop_rate != sample_rate else nn.Identity()
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         self.drums_at = self.judge.labels.index("drums")
@@ -128,11 +126,6 @@ class JudgeTraining(LightningModule):
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - self.warmup_steps))
         schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [self.warmup_steps])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_fit_end(self) -> None:
-        """Exports the judge where ``export_to`` names a folder."""
-        if self.export_to is not None and self.trainer.is_global_zero:
-            self.export(self.export_to)
 
     def export(self, folder: str | Path) -> None:
         """Writes the judge as a folder that ``load_judge`` and ``--judge`` take."""
