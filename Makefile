@@ -51,7 +51,7 @@ demo: $(stamp) ## The whole job on the embedded corpus: corpus, codec, tokens, t
 data := $(if $(filter undefined,$(origin DATA)),,--data='$(DATA)')
 train = $(mgl) train --size $(1) $(data) $(if $(CODEC),--codec '$(CODEC)') $(if $(PATTERN),--pattern '$(PATTERN)') \
 	$(if $(TEXT),--text '$(TEXT)') $(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(SEED),--seed $(SEED)) \
-	$(if $(RUN),--run '$(RUN)') $(if $(DRY),--dry true) $(if $(ARGS),--args '$(ARGS)')
+	$(if $(RUN),--run '$(RUN)') $(if $(DRY),--dry true) $(if $(ARGS),--args='$(ARGS)')
 
 .PHONY: train-small train-medium train-large
 train-small: $(stamp) ## Train the 300M language model: DATA= CODEC= PATTERN= TEXT= CLUSTER= SEED= RUN= DRY=1 ARGS=

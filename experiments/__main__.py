@@ -65,7 +65,7 @@ def run(name: str, arguments: list[str]) -> None:
         fit_cli([name, *arguments])
     elif name in COMMANDS:
         module, function, _ = COMMANDS[name]
-        from experiments.cli import call
+        from experiments.call import call
 
         call(getattr(import_module(module), function), name, arguments)
     else:

@@ -1,89 +1,31 @@
-"""Command lines: functions through jsonargparse, training through LightningCLI with layered configs."""
+"""``mgl fit|validate|test|predict``: LightningCLI with layered configs."""
 
-import inspect
 import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn, get_origin
+from typing import Any, NoReturn
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from datamodules.errors import InputError
+from experiments.callbacks import LineProgress, ModelFolder
+from experiments.compose import resolve_layers
+from lightning_modules.callbacks import SaveOnExit, WeightAverage
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
 MODEL = "model"
 
 
-def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
-    """Calls a command's function with what the command line says.
-
-    Parameters are flags; a required one that is a list stands bare on the command line, as in ``mgl compare a.json
-    b.json``.
-    """
-    from jsonargparse import ArgumentParser
-
-    class Parser(ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise InputError(f"{message} (`mgl {name} --help` explains)") from ex
-
-    parser = Parser(prog=f"mgl {name}", description=(inspect.getdoc(function) or "").partition("Args:")[0])
-    bare = [
-        parameter.name
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.default is parameter.empty and get_origin(parameter.annotation) is list
-    ]
-    for parameter in bare:
-        parser.add_argument(parameter, nargs="+", help="one or more")
-    parser.add_function_arguments(function, skip=set(bare), as_group=False)
-    function(**parser.parse_args(arguments).as_dict())
-
-
 def fit_cli(arguments: list[str]) -> None:
-    """``mgl fit|validate|test|predict``: LightningCLI whose ``-c`` also takes the name of a layer.
-
-    What every run has, besides the layers: ``run``, the folder that holds its config, logs, checkpoints and, in the
-    end, the model; an average of the weights; a checkpoint when it is interrupted.
-    """
-    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-
-    from experiments.callbacks import LineProgress, ModelFolder
-    from experiments.compose import resolve_layers
-    from lightning_modules.callbacks import SaveOnExit, WeightAverage
-
+    """Runs a subcommand; ``-c`` takes the name of a layer or a file, later ones win, flags come last."""
     _be_quiet()
-
-    class Parser(LightningArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise InputError(_shortened(message)) from ex
-
-    class SuiteCLI(LightningCLI):
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.add_argument(
-                "--run", type=str, required=True, help="folder of the run: config, logs, checkpoints, model"
-            )
-            parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-            parser.add_lightning_class_args(WeightAverage, "average")
-            parser.add_lightning_class_args(SaveOnExit, "save_on_exit")
-            parser.add_lightning_class_args(ModelFolder, "model_folder")
-            parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/{CHECKPOINTS}")
-            parser.link_arguments("run", "save_on_exit.path", compute_fn=lambda run: f"{run}/{CHECKPOINTS}/{LAST}")
-            parser.link_arguments("run", "model_folder.folder", compute_fn=lambda run: f"{run}/{MODEL}")
-
-        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-            run = self._get(self.config_init, "run")
-            if Path(run).exists() and not Path(run).is_dir():
-                raise InputError(f"{run}: is a file; --run names a folder")
-            if self._get(self.config_init, "trainer.logger") is None:
-                kwargs["logger"] = _logger(run)
-            callbacks = self._get(self.config_init, "trainer.callbacks") or []
-            kwargs["enable_progress_bar"] = sys.stderr.isatty()
-            return super().instantiate_trainer(default_root_dir=run, callbacks=[*callbacks, LineProgress()], **kwargs)
-
     try:
         SuiteCLI(
             LightningModule,
@@ -92,7 +34,7 @@ def fit_cli(arguments: list[str]) -> None:
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
+            parser_class=_Parser,
             args=resolve_layers(arguments),
         )
     except SystemExit as stop:
@@ -100,6 +42,42 @@ def fit_cli(arguments: list[str]) -> None:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
         raise
+
+
+class _Parser(LightningArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(_shortened(message)) from ex
+
+
+class SuiteCLI(LightningCLI):
+    """What every run has, besides its layers.
+
+    ``run``, the folder that holds its config, logs, checkpoints and, in the end, the model; an average of the weights;
+    a checkpoint every so often and when it is interrupted.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds ``run`` and the callbacks whose files lie in it."""
+        text = "folder of the run: config, logs, checkpoints, model"
+        parser.add_argument("--run", type=str, required=True, help=text)
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(WeightAverage, "average")
+        parser.add_lightning_class_args(SaveOnExit, "save_on_exit")
+        parser.add_lightning_class_args(ModelFolder, "model_folder")
+        parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/{CHECKPOINTS}")
+        parser.link_arguments("run", "save_on_exit.path", compute_fn=lambda run: f"{run}/{CHECKPOINTS}/{LAST}")
+        parser.link_arguments("run", "model_folder.folder", compute_fn=lambda run: f"{run}/{MODEL}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Puts the logs into the run's folder, and lines instead of a bar where nobody watches."""
+        run = self._get(self.config_init, "run")
+        if Path(run).exists() and not Path(run).is_dir():
+            raise InputError(f"{run}: is a file; --run names a folder")
+        if self._get(self.config_init, "trainer.logger") is None:
+            kwargs["logger"] = _logger(run)
+        callbacks = self._get(self.config_init, "trainer.callbacks") or []
+        kwargs["enable_progress_bar"] = sys.stderr.isatty()
+        return super().instantiate_trainer(default_root_dir=run, callbacks=[*callbacks, LineProgress()], **kwargs)
 
 
 def _shortened(message: str) -> str:
@@ -124,8 +102,6 @@ def _be_quiet() -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
 
 
-def _logger(run: str) -> Any:
-    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-
+def _logger(run: str) -> Logger:
     kind = TensorBoardLogger if find_spec("tensorboard") else CSVLogger
     return kind(run, name="", version="")

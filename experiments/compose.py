@@ -1,6 +1,9 @@
 """Layered configs: where a layer lies, and in which order layers go."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from datamodules.errors import InputError
 
@@ -43,6 +46,22 @@ def layer_path(name: str) -> Path:
 def layers() -> list[str]:
     """The names of all layers."""
     return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
+def merged(names: list[str]) -> dict[str, Any]:
+    """What these layers say together; later ones win, mappings are merged."""
+    result: dict[str, Any] = {}
+    for name in names:
+        _merge(result, yaml.safe_load(layer_path(name).read_text(encoding="utf-8")) or {})
+    return result
+
+
+def _merge(base: dict[str, Any], layer: dict[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
 
 
 def language_model_layers(size: str, pattern: str, conditioning: str, cluster: str) -> list[str]:

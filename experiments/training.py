@@ -3,19 +3,48 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest
 from datamodules.tokens import INDEX, TokenStore
-from experiments.compose import language_model_layers, layer_path
+from experiments.compose import language_model_layers, merged
 from experiments.console import pick_device
+from experiments.plan import Plan, plan
 from experiments.plan import lines as plan_lines
-from experiments.plan import plan
+from lightning_modules.lm.conditioners import BYTES
 from lightning_modules.lm.model import LanguageModelConfig
 
+GLOBAL_BATCH = 192
 _DEMO = Path("runs/demo")
-_SECONDS = 30.0
-_TEXT_DIM = {"t5": 768, "bytes": 128}
+_T5_BASE_DIM = 768
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; empty strings mean the default.
+
+    Attributes:
+        size: a layer of size/.
+        data: token store or manifest; None asks for a rehearsal on the demo's tokens.
+        codec: folder of the codec.
+        pattern: a layer of pattern/.
+        text: a layer of conditioning/; by default t5, in a rehearsal bytes.
+        cluster: a layer of cluster/; by default gpus where there are any, else cpu.
+        seed: of everything.
+        run: folder of the run.
+        dry: whether nothing must be made.
+    """
+
+    size: str
+    data: str | None = None
+    codec: str = ""
+    pattern: str = "delay"
+    text: str = ""
+    cluster: str = ""
+    seed: int = 0
+    run: str = ""
+    dry: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,107 +55,107 @@ class Composition:
     lines: list[str]
 
 
-def compose(
-    size: str, data: str | None, *, codec: str, pattern: str, text: str, cluster: str, seed: int, run: str, batch: int,
-    crops: int, rehearsal_steps: int, dry: bool,
-) -> Composition:  # fmt: skip
-    """Composes a run; ``data`` None means a rehearsal on the demo's tokens.
+def compose(request: Request) -> Composition:
+    """Composes a run.
 
     Raises:
         InputError: whatever is missing or does not fit, before any work.
     """
-    rehearsal = data is None
-    text = text or ("bytes" if rehearsal else "t5")
-    if text not in _TEXT_DIM:
-        raise InputError(f"there is no text encoder layer {text!r}; choose one of {', '.join(_TEXT_DIM)}")
-    devices = _gpus()
-    cluster = cluster or ("gpus" if devices else "cpu")
-    layers = language_model_layers(size, pattern, text, cluster)
-    for layer in layers:
-        layer_path(layer)
-    if cluster == "cpu":
-        batch, devices = 1, 1
-    if not devices:
-        raise InputError(f"cluster {cluster!r} needs a GPU and this machine has none that is usable; use CLUSTER=cpu")
-    per_step = batch * devices
-    if crops % per_step:
-        raise InputError(f"{crops} crops a step cannot be dealt to {devices} devices x {batch}; use 2^a x 3^b devices")
-    run = run or f"runs/{size}-{pattern}-{text}-s{seed}"
-    store, codec = _tokens(data, codec, run, dry)
-    accumulate = crops // per_step
+    rehearsal = request.data is None
+    gpus = _gpus()
+    text = request.text or ("bytes" if rehearsal else "t5")
+    cluster = request.cluster or ("gpus" if gpus else "cpu")
+    layers = language_model_layers(request.size, request.pattern, text, cluster) + ["rehearsal"] * rehearsal
+    recipe = merged(layers)
+    devices = 1 if cluster == "cpu" else gpus
+    batch: int = recipe["data"]["init_args"]["batch_size"]
+    accumulate = _accumulation(devices, batch, cluster)
+    run = request.run or f"runs/{request.size}-{request.pattern}-{text}-s{request.seed}"
+    store, codec = _tokens(request, run)
     values = {
         "run": run,
-        "seed_everything": seed,
-        "model.init_args.seed": seed,
+        "seed_everything": request.seed,
+        "model.init_args.seed": request.seed,
         "model.init_args.codec": codec,
         "model.init_args.lm.codebooks": store.codebooks,
         "model.init_args.lm.entries": store.entries,
-        "data.init_args.seed": seed,
+        "data.init_args.seed": request.seed,
         "data.init_args.store": store.folder,
-        "data.init_args.seconds": _SECONDS,
-        "data.init_args.batch_size": batch,
         "trainer.accumulate_grad_batches": accumulate,
+        # Lightning counts micro-batches here.
         "trainer.val_check_interval": 2000 * accumulate,
     }
-    if rehearsal:
-        values |= {"trainer.max_steps": rehearsal_steps, "trainer.val_check_interval": rehearsal_steps * accumulate,
-                   "trainer.num_sanity_val_steps": 0, "checkpoint.every_n_train_steps": 10}  # fmt: skip
     arguments = ["fit", *(word for layer in layers for word in ("-c", layer))]
     arguments += [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    shape = _shape(size, pattern, store)
-    figures = plan(shape, _TEXT_DIM[text], frames=round(_SECONDS * store.frame_rate), batch_size=batch, crops=crops)
-    told = [] if not rehearsal else [
-        f"REHEARSAL: no DATA was given, so this trains on the demo's corpus and codec for {rehearsal_steps} steps; "
-        "DATA=folder/ trains on yours"
-    ]  # fmt: skip
-    told += [
+    told = [
         f"composition   {' + '.join(layers)}",
         f"data          {store.folder}: {len(store.tracks)} tracks, {store.codebooks} x {store.entries} codes "
         f"at {store.frame_rate:g} Hz; codec {codec}",
-        f"batch         {crops} = {devices} device{'s' * (devices > 1)} x {batch} x {accumulate} micro-batches",
-        *plan_lines(figures),
+        f"batch         {GLOBAL_BATCH} = {devices} device{'s' * (devices > 1)} x {batch} x {accumulate} micro-batches",
+        *plan_lines(_plan(recipe, store)),
         f"run           {run} (logs, checkpoints, model)",
         f"$ mgl {shlex.join(arguments)}",
     ]
+    if rehearsal:
+        steps = recipe["trainer"]["max_steps"]
+        told.insert(
+            0, f"REHEARSAL     no DATA was given: {steps} steps on the demo's corpus and codec; DATA= for yours"
+        )
     return Composition(arguments, told)
 
 
-def _tokens(data: str | None, codec: str, run: str, dry: bool) -> tuple[TokenStore, str]:
-    """The token store to train on, written first where ``data`` is a manifest, and the codec's folder."""
-    if data is None:
-        if not (_DEMO / "tokens" / INDEX).is_file():
-            if dry:
-                raise InputError("the rehearsal's tokens are not made yet; run `make demo`, or without DRY=1")
-            from experiments.commands.demo import demo
+def _accumulation(devices: int, batch: int, cluster: str) -> int:
+    """Micro-batches of an optimiser step, so that it sees the paper's 192 crops on any number of devices."""
+    if not devices:
+        raise InputError(f"cluster {cluster!r} needs a GPU and this machine has none that is usable; use CLUSTER=cpu")
+    if GLOBAL_BATCH % (devices * batch):
+        raise InputError(
+            f"{GLOBAL_BATCH} crops a step cannot be dealt to {devices} devices x {batch}; use 2^a x 3^b devices"
+        )
+    return GLOBAL_BATCH // (devices * batch)
 
-            demo(str(_DEMO), until="tokens")
-        return TokenStore(_DEMO / "tokens"), codec or str(_DEMO / "codec" / "model")
-    if not data.strip():
+
+def _tokens(request: Request, run: str) -> tuple[TokenStore, str]:
+    """The token store to train on, written first where the data is a manifest, and the codec's folder."""
+    if request.data is None:
+        return _demo_tokens(request.codec, request.dry)
+    if not request.data.strip():
         raise InputError("DATA is empty; give a token store or a manifest, or leave DATA out for a rehearsal")
-    if not codec:
+    if not request.codec:
         raise InputError(
             "training on your data needs the codec of its tokens: CODEC=folder (`make train-codec` makes one)"
         )
-    if (Path(data) / INDEX).is_file():
-        return TokenStore(data), codec
-    read_manifest(data)
+    if (Path(request.data) / INDEX).is_file():
+        return TokenStore(request.data), request.codec
+    read_manifest(request.data)
     folder = Path(run) / "tokens"
     if not (folder / INDEX).is_file():
-        if dry:
+        if request.dry:
             raise InputError(
-                f"{data}: is a manifest; its tokens are written when the run starts, so DRY=1 cannot count them"
+                f"{request.data}: is a manifest, whose tokens are not written yet; DRY=1 cannot count them"
             )
         from experiments.commands.tokens import tokens
 
-        tokens(data, codec, str(folder))
-    return TokenStore(folder), codec
+        tokens(request.data, request.codec, str(folder))
+    return TokenStore(folder), request.codec
 
 
-def _shape(size: str, pattern: str, store: TokenStore) -> LanguageModelConfig:
-    import yaml
+def _demo_tokens(codec: str, dry: bool) -> tuple[TokenStore, str]:
+    if not (_DEMO / "tokens" / INDEX).is_file():
+        if dry:
+            raise InputError("the rehearsal's tokens are not made yet; run `make demo`, or without DRY=1")
+        from experiments.commands.demo import demo
 
-    fields = yaml.safe_load(layer_path(f"size/{size}").read_text(encoding="utf-8"))["model"]["init_args"]["lm"]
-    return LanguageModelConfig(**fields, codebooks=store.codebooks, entries=store.entries, pattern=pattern)
+        demo(str(_DEMO), until="tokens")
+    return TokenStore(_DEMO / "tokens"), codec or str(_DEMO / "codec" / "model")
+
+
+def _plan(recipe: dict[str, Any], store: TokenStore) -> Plan:
+    model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
+    shape = LanguageModelConfig(**{**model["lm"], "codebooks": store.codebooks, "entries": store.entries})
+    text_dim = model["text"]["dim"] if model["text"]["name"] == BYTES else _T5_BASE_DIM
+    frames = round(data["seconds"] * store.frame_rate)
+    return plan(shape, text_dim, frames=frames, batch_size=data["batch_size"], crops=GLOBAL_BATCH)
 
 
 def _gpus() -> int:

@@ -110,17 +110,8 @@ def test_layers_are_found_from_any_directory(tmp_path, monkeypatch):
 
 
 def compose(store, **options):
-    defaults = {
-        "codec": "codec",
-        "pattern": "delay",
-        "text": "bytes",
-        "cluster": "",
-        "seed": 5,
-        "run": "r",
-        "dry": True,
-    }
-    counts = {"batch": 6, "crops": 192, "rehearsal_steps": 200}
-    return training.compose(options.pop("size", "nano"), str(store), **{**defaults, **counts, **options})
+    asked = {"size": "nano", "data": str(store), "codec": "codec", "text": "bytes", "seed": 5, "run": "r", "dry": True}
+    return training.compose(training.Request(**{**asked, **options}))
 
 
 @pytest.mark.parametrize(("gpus", "accumulate"), [(0, 192), (1, 32), (4, 8), (32, 1)])

@@ -1,15 +1,8 @@
 """``mgl train``: the paper's language-model recipe at a size, behind ``make train-small`` and its kin."""
 
-SIZES = ("small", "medium", "large", "mini", "nano")
-GLOBAL_BATCH = 192
-REHEARSAL_STEPS = 200
-# Crops at once on a device: what the paper's 32, 64 and 96 GPUs took. A CPU takes one.
-_BATCH = {"small": 6, "medium": 3, "large": 2, "mini": 6, "nano": 6}
-
 
 def train(
     size: str,
-    args: list[str] = [],  # noqa: B006 - a constant default, shown in the help
     data: str | None = None,
     codec: str = "",
     pattern: str = "delay",
@@ -18,6 +11,7 @@ def train(
     seed: int = 0,
     run: str = "",
     dry: bool = False,
+    args: str = "",
 ) -> None:
     """Trains a language model by the paper's recipe.
 
@@ -28,7 +22,6 @@ def train(
 
     Args:
         size: small (300M), medium (1.5B), large (3.3B), or mini and nano for a CPU.
-        args: further arguments of `mgl fit`, which win over everything here.
         data: a token store, or a manifest, which is encoded first with the codec.
         codec: folder of the codec.
         pattern: how codebooks are interleaved: a layer of pattern/.
@@ -37,18 +30,15 @@ def train(
         seed: of initialisation, data order and dropout.
         run: folder of the run; by default runs/SIZE-PATTERN-TEXT-sSEED.
         dry: print the composition, run nothing.
+        args: further arguments of `mgl fit` in one string, which win over everything here.
     """
-    from datamodules.errors import InputError
-    from experiments.training import compose
+    import shlex
 
-    if size not in SIZES:
-        raise InputError(f"there is no size {size!r}; choose one of {', '.join(SIZES)}")
-    composition = compose(
-        size, data, codec=codec, pattern=pattern, text=text, cluster=cluster, seed=seed, run=run, batch=_BATCH[size],
-        crops=GLOBAL_BATCH, rehearsal_steps=REHEARSAL_STEPS, dry=dry,
-    )  # fmt: skip
+    from experiments.cli import fit_cli
+    from experiments.training import Request, compose
+
+    request = Request(size, data, codec, pattern, text, cluster, seed, run, dry)
+    composition = compose(request)
     print("\n".join(composition.lines), flush=True)
     if not dry:
-        from experiments.cli import fit_cli
-
-        fit_cli([*composition.arguments, *args])
+        fit_cli([*composition.arguments, *shlex.split(args)])
