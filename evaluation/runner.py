@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.errors import InputError
 from datamodules.manifest import manifest_path
-from evaluation.judges.contract import Judge, resolve_judge
+from evaluation.judges.contract import Judge
+from evaluation.judges.loading import resolve_judge
 from evaluation.kld import EPSILON
 from evaluation.listening import HeardPair, Listener
 from evaluation.pairing import Pair, pair_clips, read_system

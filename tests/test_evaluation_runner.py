@@ -243,9 +243,9 @@ def test_the_command_prints_what_ran_and_what_did_not(tmp_path, judge, reference
 
 
 def test_the_judge_that_ships_is_named_where_there_is_none(tmp_path, reference, monkeypatch):
-    from evaluation.judges import contract
+    from evaluation.judges import loading
 
-    monkeypatch.setattr(contract, "EMBEDDED", tmp_path / "none")
+    monkeypatch.setattr(loading, "EMBEDDED", tmp_path / "none")
     with pytest.raises(InputError, match="train one"):
         evaluate(reference, reference, "embedded", tmp_path / "results.json")
 

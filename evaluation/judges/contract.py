@@ -1,19 +1,13 @@
-"""What a judge is, and how one is found by name.
+"""What a judge is.
 
 Shape letters: B clips, N samples, W windows, D dimensions, L labels.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
-
-from datamodules.errors import InputError
-
-EMBEDDED = Path(__file__).parent / "embedded"
 
 
 @dataclass(frozen=True)
@@ -75,25 +69,3 @@ class Judge(Protocol):
     def embed_text(self, captions: Sequence[str]) -> Tensor:
         """Reads captions into the same space as the clips; [B, D]."""
         ...
-
-
-def resolve_judge(judge: str | Path, device: str | torch.device = "cpu") -> Judge:
-    """Loads the judge that a user names.
-
-    Args:
-        judge: ``embedded``, the one in the package, or a folder written by ``EmbeddedJudge.save``.
-        device: where it runs.
-
-    Raises:
-        InputError: there is no such judge, or its folder is broken.
-    """
-    from evaluation.judges.embedded import load_judge
-
-    if str(judge) == "embedded":
-        if not EMBEDDED.is_dir():
-            raise InputError(
-                "judge 'embedded': this package ships none; train one with evaluation.judges.training.JudgeTraining "
-                "(`make demo` does) and give its folder as --judge"
-            )
-        return load_judge(EMBEDDED, device)
-    return load_judge(judge, device)
