@@ -68,7 +68,7 @@ train-codec: $(stamp) ## Train the 32 kHz codec on a manifest: DATA= RUN= ARGS=
 	$(mgl) fit -c codec -c codec/$(or $(CODEC),encodec_32khz) --data.init_args.manifest '$(DATA)' --run '$(or $(RUN),runs/codec)' $(ARGS)
 
 .PHONY: resume
-resume: $(stamp) ## Go on with the run whose checkpoint is newest, or RUN=
+resume: $(stamp) ## Go on with the run that was interrupted last, or RUN=
 	$(mgl) resume $(if $(RUN),--run '$(RUN)')
 
 .PHONY: tokens

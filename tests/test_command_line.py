@@ -176,6 +176,9 @@ def test_from_a_manifest_to_clips(capsys, tmp_path, codec_folder):
     config = tmp_path / "runs" / "x" / "config.yaml"
     config.write_text(config.read_text().replace("max_steps: 3", "max_steps: 5"))
     before = load_model("runs/x/model").checksum
+    # A run that came to its end is named or left alone; one without its model was interrupted, and is found.
+    assert end("resume") == 2
+    (tmp_path / "runs" / "x" / "model" / "training.json").unlink()
     assert end("resume") == 0
     record = json.loads((tmp_path / "runs" / "x" / "model" / "training.json").read_text())
     assert record["steps"] == 5
