@@ -154,10 +154,3 @@ def _pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
         return F.pad(x, (left, right), mode=mode)
     padded = F.pad(F.pad(x, (0, lacking)), (left, right), mode=mode)
     return padded[..., : padded.shape[-1] - lacking]
-
-
-def latent_frames(samples: int | Tensor, hop: int) -> int | Tensor:
-    """Frames that ``samples`` samples become: ceil(samples / hop)."""
-    return (
-        torch.div(samples + hop - 1, hop, rounding_mode="floor") if isinstance(samples, Tensor) else -(-samples // hop)
-    )

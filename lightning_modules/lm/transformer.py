@@ -7,6 +7,7 @@ Shape letters: B items, S steps, D width, H heads, L condition length.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import log, sqrt
 
 import torch
@@ -39,11 +40,12 @@ class CrossInput:
     states: Tensor
     mask: Tensor
 
+    @cached_property
     def attention_mask(self) -> Tensor:
-        """[B, 1, 1, L]; a row that masks everything (the null condition) attends to its zero states instead.
+        """[B, 1, 1, L], made once for all layers and steps.
 
-        Their values are zero, as no bias follows, so its attention output is exactly zero, and never the NaN of a
-        softmax over nothing.
+        A row that masks everything (the null condition) attends to its zero states instead. Their values are zero, as no
+        bias follows, so its attention output is exactly zero, and never the NaN of a softmax over nothing.
         """
         return (self.mask | ~self.mask.any(1, keepdim=True))[:, None, None]
 
@@ -93,7 +95,7 @@ class CrossAttention(nn.Module):
             stored = stored.permute(2, 0, 3, 1, 4)
             if cache is not None:
                 cache.cross_attention[layer] = stored
-        mixed = F.scaled_dot_product_attention(query, stored[0], stored[1], attn_mask=cross.attention_mask())
+        mixed = F.scaled_dot_product_attention(query, stored[0], stored[1], attn_mask=cross.attention_mask)
         return self.out(mixed.transpose(1, 2).reshape(batch, steps, dim))
 
 
