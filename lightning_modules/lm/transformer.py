@@ -44,8 +44,8 @@ class CrossInput:
     def attention_mask(self) -> Tensor:
         """[B, 1, 1, L], made once for all layers and steps.
 
-        A row that masks everything (the null condition) attends to its zero states instead. Their values are zero, as no
-        bias follows, so its attention output is exactly zero, and never the NaN of a softmax over nothing.
+        A row that masks everything (the null condition) attends to its zero states instead. Their values are zero, as
+        no bias follows, so its attention output is exactly zero, and never the NaN of a softmax over nothing.
         """
         return (self.mask | ~self.mask.any(1, keepdim=True))[:, None, None]
 
