@@ -3,18 +3,23 @@
 Shape letters: C channels, N samples.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
+from math import ceil, gcd
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
+from torchaudio.transforms import Resample
 
 from datamodules.errors import InputError
 
 # libsndfile crashes on one very long Vorbis write; a minute at a time is safe and as fast.
 _WRITE_BLOCK_SECONDS = 60
+# Values in a resampling kernel, about: 44,100 to 32,000 Hz makes 141,120.
+_LARGEST_KERNEL = 2_000_000
 
 
 def audio_length(path: str | Path) -> tuple[int, int]:
@@ -32,6 +37,9 @@ def read_audio(
 ) -> Tensor:
     """Reads a range of a file, seeking in the compressed stream: only that range is decoded.
 
+    A range is, sample for sample, the slice of the whole resampled file: what the resampling filter needs around the
+    range is read along and cut off.
+
     Args:
         path: WAV, FLAC, OGG, Opus or MP3.
         sample_rate: rate of the result in Hz.
@@ -45,22 +53,74 @@ def read_audio(
     Raises:
         InputError: no such file, not audio, or samples that are not finite.
     """
+    first = round(start * sample_rate)
+    count = None if duration is None else round(duration * sample_rate)
     with _open(path) as file:
-        first = min(round(start * file.samplerate), file.frames)
-        frames = -1 if duration is None else round(duration * file.samplerate)
+        converter = _resampler(file.samplerate, sample_rate)
+        begin, end, skip = converter.source(first, count)
         try:
-            file.seek(first)
-            samples = file.read(frames, dtype="float32", always_2d=True)
+            file.seek(min(begin, file.frames))
+            samples = file.read(-1 if end is None else max(0, end - begin), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{path}: cannot be decoded at {start:.1f} s ({error.error_string.strip()})") from error
-        rate = file.samplerate
-    if not np.isfinite(samples).all():
+    wav = to_channels(torch.from_numpy(samples.T), channels, path)
+    if not torch.isfinite(wav).all():
         raise InputError(f"{path}: holds samples that are not finite; clean the file or leave it out")
-    wav = torch.from_numpy(np.ascontiguousarray(samples.T))
-    wav = to_channels(wav, channels, path)
-    if rate != sample_rate and wav.shape[-1]:
-        wav = resample(wav, rate, sample_rate)
+    return converter(wav)[:, skip : None if count is None else skip + count].contiguous()
+
+
+class _Resampler:
+    """From one rate to another, and which source samples a range of the result is made of."""
+
+    def __init__(self, rate: int, wanted: int) -> None:
+        self.convert: Callable[[Tensor], Tensor]
+        shared = gcd(rate, wanted)
+        self.rate, self.wanted = rate // shared, wanted // shared
+        if self.rate == self.wanted:
+            self.convert, self.margin = _unchanged, 0
+        elif self.rate * self.wanted < _LARGEST_KERNEL:
+            # Its filters are computed once here; torchaudio's function would do so for every call.
+            self.convert = transform = Resample(rate, wanted)
+            self.margin = transform.width + 1
+        else:
+            self.convert = polyphase = _Polyphase(self.wanted, self.rate)
+            self.margin = polyphase.half // self.wanted + 2
+
+    def source(self, first: int, count: int | None) -> tuple[int, int | None, int]:
+        """Source samples [begin, end) for ``count`` samples from ``first`` on, and how many of their result to skip.
+
+        ``begin`` lies where the filters' phases repeat, so the phases are those of the whole file.
+        """
+        block = max(0, first * self.rate // self.wanted - self.margin) // self.rate
+        end = None if count is None else ceil((first + count) * self.rate / self.wanted) + self.margin
+        return block * self.rate, end, first - block * self.wanted
+
+    def __call__(self, wav: Tensor) -> Tensor:
+        return self.convert(wav) if wav.shape[-1] else wav
+
+
+def _unchanged(wav: Tensor) -> Tensor:
     return wav
+
+
+class _Polyphase:
+    """Rates with hardly a common divisor (44,056 to 32,000 Hz), for which torchaudio's kernel would fill the memory."""
+
+    def __init__(self, up: int, down: int) -> None:
+        from scipy.signal import firwin  # 0.3 s, and such rates are rare
+
+        self.up, self.down, self.half = up, down, 10 * max(up, down)
+        self.taps = firwin(2 * self.half + 1, 1 / max(up, down), window=("kaiser", 5.0)).astype(np.float32)
+
+    def __call__(self, wav: Tensor) -> Tensor:
+        from scipy.signal import resample_poly
+
+        return torch.from_numpy(resample_poly(wav.numpy(), self.up, self.down, axis=-1, window=self.taps))
+
+
+@lru_cache(maxsize=16)
+def _resampler(rate: int, wanted: int) -> _Resampler:
+    return _Resampler(rate, wanted)
 
 
 def to_channels(wav: Tensor, channels: int, source: str | Path = "audio") -> Tensor:

@@ -4,13 +4,15 @@ Sample ``n`` of a run is the same sample on any number of workers, ranks and mac
 because nothing random is ever stored: each draw is a hash of its own key.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import accumulate
+from typing import Any
 
+import numpy as np
 from torch.utils.data import Sampler
+
+from datamodules.errors import InputError
 
 
 def uniform(seed: int, number: int, purpose: str) -> float:
@@ -41,17 +43,47 @@ class SampleOrder:
         seed: the run's seed.
     """
 
-    def __init__(self, weights: Sequence[float], seed: int) -> None:
-        if not weights or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError("weights must be non-negative and not all zero")
-        self.cumulative = list(accumulate(weights))
+    def __init__(self, weights: "Sequence[float] | np.ndarray[Any, Any]", seed: int) -> None:
+        self.cumulative = np.cumsum(weights, dtype=np.float64)
+        if not len(weights) or np.min(weights) < 0 or not 0 < self.cumulative[-1] < np.inf:
+            raise ValueError("weights must be finite, non-negative and not all zero")
         self.seed = seed
 
-    def draw(self, number: int) -> Draw:
-        """Sample ``number``: a pure function of the seed and the number."""
-        point = uniform(self.seed, number, "track") * self.cumulative[-1]
-        track = min(bisect_right(self.cumulative, point), len(self.cumulative) - 1)
-        return Draw(track, uniform(self.seed, number, "position"))
+    def draw(self, number: int, attempt: int = 0) -> Draw:
+        """Sample ``number``: a pure function of the seed, the number, and which attempt at it this is.
+
+        Attempts after the first stand in for a track that could not be read.
+        """
+        again = f" {attempt}" if attempt else ""
+        point = uniform(self.seed, number, f"track{again}") * self.cumulative[-1]
+        track = min(int(self.cumulative.searchsorted(point, side="right")), len(self.cumulative) - 1)
+        return Draw(track, uniform(self.seed, number, f"position{again}"))
+
+
+def weigh_sources(
+    amounts: "np.ndarray[Any, Any]", sources: "np.ndarray[Any, Any]", names: Sequence[str], factors: Mapping[str, float]
+) -> "np.ndarray[Any, Any]":
+    """Draw weights: how much there is of each track, times the factor of its source.
+
+    Args:
+        amounts: [n], seconds or frames.
+        sources: [n], index of each track's source in ``names``.
+        names: the sources there are.
+        factors: by source name; a source that is not named has the factor 1.
+
+    Raises:
+        InputError: a factor of a source that does not exist, or a negative one.
+    """
+    unknown = sorted(set(factors) - set(names))
+    if unknown:
+        there = ", ".join(repr(name) for name in names)
+        raise InputError(f"source_weights: there is no source {', '.join(map(repr, unknown))}; there are {there}")
+    if any(not 0 <= factor < float("inf") for factor in factors.values()):
+        raise InputError("source_weights: weights must be finite and not negative")
+    weights = amounts * np.array([factors.get(name, 1.0) for name in names])[sources]
+    if not weights.sum() > 0:
+        raise InputError("source_weights: every source has the weight 0; nothing is left to draw from")
+    return weights
 
 
 class NumberSampler(Sampler[int]):

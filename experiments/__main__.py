@@ -14,6 +14,11 @@ from datamodules.errors import InputError
 COMMANDS = {
     "demo": ("experiments.commands.demo", "demo", "the whole job on the embedded corpus, from scores to a report"),
     "corpus": ("experiments.commands.corpus", "corpus", "render public-domain scores to captioned audio"),
+    "manifest": (
+        "experiments.commands.manifest",
+        "manifest",
+        "folders of music to a manifest: decoded, split, refused",
+    ),
     "tokens": ("experiments.commands.tokens", "tokens", "encode a manifest's tracks into a token store"),
     "train": (
         "experiments.commands.train",

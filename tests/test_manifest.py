@@ -1,6 +1,7 @@
 """Manifests: what is written is read, and every kind of wrong line is told."""
 
 import json
+import pickle
 
 import pytest
 from hypothesis import given
@@ -25,8 +26,8 @@ def test_defaults_and_facts(tmp_path):
     assert (first.id, first.split, first.facts) == ("x/y.tar", "", {"tempo": 90})
     assert first.path == tmp_path.resolve() / "x" / "y.tar.flac"
     assert (second.id, second.split, second.duration, second.sample_rate) == ("b", "train", 1.5, 8000)
-    assert read_manifest(tmp_path) == [first, second]  # a folder stands for its manifest
-    assert read_manifest(tmp_path, "train") == [second]
+    assert list(read_manifest(tmp_path)) == [first, second]  # a folder stands for its manifest
+    assert list(read_manifest(tmp_path, "train")) == [second]
 
 
 BAD_LINES = {
@@ -59,11 +60,41 @@ def test_a_bad_line_is_told_by_its_number(tmp_path, line):
         read_manifest(write(tmp_path, GOOD, line))
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "link").symlink_to(tmp_path)
+def test_links_out_of_the_folder(tmp_path):
+    inside, music = tmp_path / "in", tmp_path / "music"
+    (music / "deep").mkdir(parents=True)
+    (inside / "x").mkdir(parents=True)
+    (tmp_path / "a.wav").touch()
+    (music / "a.wav").touch()
+    # A link that lies directly beside the manifest is a source; what it leads to may not lead further.
+    (inside / "music").symlink_to(music)
+    manifest = read_manifest(write(inside, {**GOOD, "path": "music/a.wav"}))
+    assert manifest.file(manifest[0]).samefile(music / "a.wav")
+    (music / "out.wav").symlink_to(tmp_path / "a.wav")
+    manifest = read_manifest(write(inside, {**GOOD, "path": "music/out.wav"}))
     with pytest.raises(InputError, match="outside"):
-        read_manifest(write(tmp_path / "in", {**GOOD, "path": "link/a.wav"}))
+        manifest.file(manifest[0])
+    (inside / "x" / "deep").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=r"line 1: .* outside"):
+        read_manifest(write(inside, {**GOOD, "path": "x/deep/a.wav"}))
+
+
+def test_tracks_are_made_when_they_are_asked_for(tmp_path):
+    lines = [
+        {**GOOD, "id": f"t{n}", "duration": n + 1.0, "split": "ab"[n % 2], "source": f"s{n % 3}"} for n in range(9)
+    ]
+    manifest = read_manifest(write(tmp_path, *lines))
+    assert [track.id for track in manifest] == [manifest[n].id for n in range(9)] == [f"t{n}" for n in range(9)]
+    assert manifest[-1].id == "t8"
+    assert [track.id for track in manifest[2:4]] == ["t2", "t3"]
+    assert manifest.durations.tolist() == [n + 1.0 for n in range(9)]
+    odd = pickle.loads(pickle.dumps(manifest.split("b")))
+    assert [track.id for track in odd] == ["t1", "t3", "t5", "t7"]
+    assert [odd.sources[code] for code in odd.rows["source"]] == ["s1", "s0", "s2", "s1"]
+    assert len(pickle.dumps(manifest)) < 2000
+    manifest.path.write_text("x" * manifest.path.stat().st_size)
+    with pytest.raises(InputError, match="changed"):
+        manifest[0]
 
 
 def test_bad_manifests_are_refused(tmp_path):
@@ -91,7 +122,7 @@ def test_what_is_written_is_read(tmp_path_factory, rows):
         for index, (name, caption, facts) in enumerate(rows)
     ]
     write_manifest(folder / "manifest.jsonl", tracks)
-    assert read_manifest(folder) == tracks
+    assert list(read_manifest(folder)) == tracks
     assert [file.name for file in folder.iterdir()] == ["manifest.jsonl"]
 
 

@@ -3,8 +3,6 @@
 import gc
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,13 +16,13 @@ from datamodules.corpus.pieces import Job, finished_line, make_piece, partial_pa
 from datamodules.corpus.selection import Selection
 from datamodules.errors import InputError
 from datamodules.manifest import FILE_NAME, Track, read_manifest, write_manifest
+from datamodules.workers import cores, start_worker
 
 # Raise with every change that makes a piece sound or read otherwise: pieces of another revision are made again.
 REVISION = 1
 _AUDIO = "audio"
 # music21 makes objects by the hundred thousand: at Python's usual pace the collector takes a quarter of the time.
 _COLLECT = (200_000, 20, 20)
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def build_corpus(
@@ -68,17 +66,12 @@ def build_corpus(
     lines = {job.number: line for job in jobs if (line := finished_line(job.path, seed, name)) is not None}
     missing = [job for job in jobs if job.number not in lines]
     with _progress(len(jobs), len(lines)) as advance:
-        for number, line in _made(missing, min(workers or _cores(), max(1, len(missing)))):
+        for number, line in _made(missing, min(workers or cores(), max(1, len(missing)))):
             lines[number] = line
             advance()
     manifest = root / FILE_NAME
     write_manifest(manifest, (_track(lines[job.number], job.path) for job in jobs))
     return manifest
-
-
-def _cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepared(root: Path, seed: int) -> Path:
@@ -139,19 +132,8 @@ def _made(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, dict[str, An
 
 
 def _start_worker() -> None:
-    """One thread a process; Ctrl-C is the parent's affair, and a worker does not outlive a parent that was killed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     gc.set_threshold(*_COLLECT)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in _THREADS:
-        os.environ[name] = "1"
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    start_worker()
 
 
 @contextmanager
