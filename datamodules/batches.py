@@ -1,10 +1,12 @@
 """What a batch holds. Shape letters: B items, C channels, N samples, K codebooks, T frames."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+
+from datamodules.failures import Failure
 
 
 @dataclass
@@ -18,6 +20,7 @@ class AudioBatch:
         numbers: [B] int64, the samples' numbers in the run: the key of everything random about them.
         tracks: B track ids.
         facts: B mappings, the tracks' further fields.
+        failures: draws that could not be read and were replaced.
     """
 
     audio: Tensor
@@ -26,6 +29,7 @@ class AudioBatch:
     numbers: Tensor
     tracks: list[str]
     facts: list[Mapping[str, Any]]
+    failures: list[Failure] = field(default_factory=list)
 
 
 @dataclass
@@ -38,6 +42,8 @@ class TokenBatch:
         captions: B descriptions.
         numbers: [B] int64, the samples' numbers in the run.
         tracks: B track ids.
+        chroma: [B, T'] uint8, the strongest pitch class of each chroma frame of the same seconds; 255 where it is
+            silent and past the item's end.
     """
 
     codes: Tensor
@@ -45,3 +51,4 @@ class TokenBatch:
     captions: list[str]
     numbers: Tensor
     tracks: list[str]
+    chroma: Tensor

@@ -1,4 +1,6 @@
-"""Waveform crops, and evaluation sets cut from held-out tracks."""
+"""Waveform crops."""
+
+import json
 
 import numpy as np
 import pytest
@@ -6,10 +8,9 @@ import soundfile
 import tiny
 import torch
 
-from datamodules.audio_io import read_audio
+from datamodules.captions import CaptionConfig
 from datamodules.crops import AudioCropDataModule
 from datamodules.errors import InputError
-from datamodules.eval_sets import held_out_set
 from datamodules.manifest import read_manifest
 
 RATE = 1000
@@ -91,26 +92,79 @@ def test_bad_settings_are_refused(manifest, tmp_path):
         module(tiny.write_manifest(tmp_path / "other", TRACKS[:2], RATE)).val_dataloader()
 
 
-def test_reference_clips_are_cut_evenly_and_never_overlap(manifest, tmp_path):
-    clips = held_out_set(manifest, tmp_path / "refs", split="test", seconds=0.7, per_track=9, sample_rate=RATE)
-    assert [clip.id for clip in clips] == ["test-0", "test-1", "test-2"]  # 2.5 s hold three of 0.7 s
-    starts = [clip.facts["start"] for clip in clips]
-    gap = (2.5 - 3 * 0.7) / 3
-    assert starts == pytest.approx([gap / 2 + i * (0.7 + gap) for i in range(3)], abs=1e-3)
-    again = read_manifest(tmp_path / "refs")
-    assert [(c.id, c.caption, c.duration, c.facts["track"]) for c in again] == [
-        (f"test-{i}", "for the test", 0.7, "test") for i in range(3)
-    ]
-    source = soundfile.read(manifest / "test.wav", dtype="float32")[0]
-    for clip, start in zip(again, starts, strict=True):
-        wav = read_audio(clip.path, sample_rate=RATE)[0].numpy()
-        assert len(wav) == 700
-        first = round(start * RATE)
-        assert min(np.abs(wav - source[first + lag : first + lag + 700]).max() for lag in (-1, 0, 1)) < 1e-4
+def break_track(manifest, name):
+    (manifest / f"{name}.wav").write_text("damaged since the manifest was made")
 
 
-def test_no_clip_fits_is_an_error(manifest, tmp_path):
-    with pytest.raises(InputError, match="shorter clips"):
-        held_out_set(manifest, tmp_path / "refs", split="test", seconds=5, per_track=1)
-    with pytest.raises(InputError, match="split 'nope'"):
-        held_out_set(manifest, tmp_path / "refs", split="nope", seconds=1, per_track=1)
+def test_what_fails_in_mid_run_is_replaced_by_a_fixed_draw(manifest, caplog):
+    whole = module(manifest).samples("train", seed=3)
+    before = [whole[number] for number in range(200)]
+    break_track(manifest, "short")
+    data = module(manifest, max_failures=0.9, batch_size=200)
+    crops = data.samples("train", seed=3)
+    for number, crop in enumerate(before):
+        now = crops[number]
+        assert torch.equal(now.audio, crops[number].audio)
+        if crop.track.id == "short":
+            assert now.track.id == "long"
+            assert {failure.track for failure in now.failures} == {"short"}
+            assert now.start == crops.order.draw(number, len(now.failures)).position * 3.5
+        else:
+            assert torch.equal(now.audio, crop.audio)
+            assert not now.failures
+    batch = next(iter(data.train_dataloader()))
+    assert data.on_before_batch_transfer(batch, 0) is batch
+    assert data.failures.tracks["short"] == len(batch.failures) > 0
+    assert caplog.text.count("left out short") == 1
+
+
+def test_too_many_failures_end_the_run_with_the_list(manifest):
+    break_track(manifest, "short")
+    data = module(manifest, batch_size=200, max_failures=0.01)
+    batch = next(iter(data.train_dataloader()))
+    with pytest.raises(InputError, match=r"draws could not be read.*short \("):
+        data.on_before_batch_transfer(batch, 0)
+    break_track(manifest, "long")
+    with pytest.raises(InputError, match="10 draws in a row"):
+        data.samples("train", seed=0)[0]
+
+
+def test_a_track_shorter_than_its_line_says_is_padded_or_replaced(manifest):
+    soundfile.write(manifest / "long.wav", tiny.sine(1.2, RATE), RATE)  # the manifest says 4 s
+    crops = module(manifest).samples("train", seed=0)
+    for number in range(40):
+        crop = crops[number]
+        assert 0 < crop.audio.shape[1] <= 500
+        assert all("nothing can be read" in failure.reason for failure in crop.failures)
+    assert any(crops[number].failures for number in range(40))
+
+
+def test_sources_weigh_as_the_config_says(tmp_path):
+    folder = tiny.write_manifest(tmp_path / "c", [(f"t{n}", "train", 0.6, "") for n in range(4)], RATE)
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line["source"] = "big" if number < 3 else "small"
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    crops = module(folder, source_weights={"small": 6.0}).samples("train", 0)
+    drawn = [crops.order.draw(number).track for number in range(6000)]
+    assert drawn.count(3) / 6000 == pytest.approx(6 / 9, abs=0.03)
+    with pytest.raises(InputError, match=r"no source 'tiny'.*'big', 'small'"):
+        module(folder, source_weights={"tiny": 1.0}).samples("train", 0)
+    with pytest.raises(InputError, match="weight 0"):
+        module(folder, source_weights={"big": 0.0, "small": 0.0}).samples("train", 0)
+
+
+def test_captions_are_augmented_in_training_alone(manifest):
+    data = module(manifest, captions=CaptionConfig(drop_word=0.5), batch_size=60)
+    batch = next(iter(data.train_dataloader()))
+    plain = {"long": "a long one", "short": "a short one"}
+    assert any(caption != plain[track] for caption, track in zip(batch.captions, batch.tracks, strict=True))
+    assert set(next(iter(data.val_dataloader())).captions) == {"held out"}
+
+
+def test_crops_from_behind_a_url(manifest, monkeypatch, tmp_path):
+    monkeypatch.setenv("MGL_CACHE", str(tmp_path / "cache"))
+    local, remote = module(manifest).samples("train", 1), module(f"file://{manifest}").samples("train", 1)
+    assert not remote.tracks.local
+    for one, other in zip(local.__getitems__([0, 1, 2]), remote.__getitems__([0, 1, 2]), strict=True):
+        assert torch.equal(one.audio, other.audio)

@@ -33,7 +33,7 @@ class LoudnessMeter:
         weighted, self.state = sosfilt(self.filters, samples, axis=0, zi=self.state)
         self.rest = np.concatenate([self.rest, weighted]) if len(self.rest) else weighted
         whole = len(self.rest) // self.step
-        steps = self.rest[: whole * self.step].reshape(whole, -1)
+        steps = self.rest[: whole * self.step].reshape(whole, self.step * self.rest.shape[1])
         self.energies.append(np.einsum("ij,ij->i", steps, steps) / self.step)
         self.rest = self.rest[whole * self.step :]
 
