@@ -71,9 +71,17 @@ train-codec: $(stamp) ## Train the 32 kHz codec on a manifest: DATA= RUN= ARGS=
 resume: $(stamp) ## Go on with the run that was interrupted last, or RUN=
 	$(mgl) resume $(if $(RUN),--run '$(RUN)')
 
+.PHONY: manifest
+manifest: $(stamp) ## Look through folders of music: DATA= OUT= ARGS="--captions my.csv"
+	$(mgl) manifest $(DATA) --out '$(or $(OUT),data)' $(ARGS)
+
+.PHONY: recordings
+recordings: $(stamp) ## 16 hours of freely licensed music from Debian's packages, with a manifest: OUT= ARGS="--debs DIR"
+	$(mgl) recordings --out '$(or $(OUT),data/recordings)' $(ARGS)
+
 .PHONY: tokens
-tokens: $(stamp) ## Encode a manifest: DATA= CODEC= OUT=
-	$(mgl) tokens --manifest '$(DATA)' --codec '$(CODEC)' --out '$(OUT)'
+tokens: $(stamp) ## Encode a manifest: DATA= CODEC= OUT= ARGS="--devices 8"
+	$(mgl) tokens --manifest '$(DATA)' --codec '$(CODEC)' --out '$(OUT)' $(ARGS)
 
 .PHONY: generate
 generate: $(stamp) ## Generate clips: MODEL= PROMPTS= OUT= ARGS=
@@ -82,6 +90,10 @@ generate: $(stamp) ## Generate clips: MODEL= PROMPTS= OUT= ARGS=
 .PHONY: evaluate
 evaluate: $(stamp) ## Score a folder of clips: GENERATED= REFERENCE= JUDGE= OUT=
 	$(mgl) evaluate --generated '$(GENERATED)' --reference '$(REFERENCE)' --judge '$(JUDGE)' --out '$(or $(OUT),results.json)'
+
+.PHONY: bench
+bench: $(stamp) ## Figures beside a peer's: WHAT="data" JSON=
+	$(mgl) bench $(or $(WHAT),data) $(if $(JSON),--json '$(JSON)') $(ARGS)
 
 # ---- checks -------------------------------------------------------------------------------------------------------
 .PHONY: test

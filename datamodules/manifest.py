@@ -16,6 +16,7 @@ import numpy as np
 
 from datamodules.errors import InputError
 from datamodules.storage import Folder, open_folder
+from datamodules.whole_files import write_whole
 
 FILE_NAME = "manifest.jsonl"
 REQUIRED = ("path", "duration", "sample_rate", "caption")
@@ -284,20 +285,20 @@ def write_manifest(path: str | Path, tracks: Iterable[Track]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     root = Path(os.path.realpath(path.parent))
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as out:
-        for track in tracks:
-            line = {
-                "id": track.id,
-                "path": _relative(track.path, root),
-                "duration": track.duration,
-                "sample_rate": track.sample_rate,
-                "caption": track.caption,
-                **({"split": track.split} if track.split else {}),
-                **track.facts,
-            }
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    write_whole(path, lambda out: out.writelines(_line(track, root) for track in tracks))
+
+
+def _line(track: Track, root: Path) -> bytes:
+    fields = {
+        "id": track.id,
+        "path": _relative(track.path, root),
+        "duration": track.duration,
+        "sample_rate": track.sample_rate,
+        "caption": track.caption,
+        **({"split": track.split} if track.split else {}),
+        **track.facts,
+    }
+    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -4,6 +4,7 @@ Each command is a function whose signature gives its flags; ``fit`` and its kin 
 is imported when it is called, so that help is quick and nothing heavy is loaded for nothing.
 """
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -20,17 +21,21 @@ COMMANDS = {
         "folders of music to a manifest: decoded, split, refused",
     ),
     "tokens": ("experiments.commands.tokens", "tokens", "encode a manifest's tracks into a token store"),
+    "pack": ("experiments.commands.pack", "pack", "a token store at 11 bits a code, for transport, and back"),
+    "recordings": ("experiments.commands.recordings", "recordings", "16 hours of free music from Debian's packages"),
+    "show-sample": ("experiments.commands.show_sample", "show_sample", "any sample of a run, past or to come"),
     "train": (
         "experiments.commands.train",
         "train",
         "the paper's language-model recipe at a size, composed and checked",
     ),
     "resume": ("experiments.commands.resume", "resume", "go on with an interrupted run"),
-    "eval-set": ("experiments.commands.eval_set", "eval_set", "cut reference clips from held-out tracks"),
+    "eval-set": ("experiments.commands.eval_set", "eval_set", "reference clips: held-out, MusicCaps, Song Describer"),
     "perplexity": ("experiments.commands.perplexity", "perplexity", "a model's cross-entropy on held-out tokens"),
     "generate": ("experiments.commands.generate", "generate", "prompts to audio files"),
     "evaluate": ("experiments.commands.evaluate", "evaluate", "score a folder of audio against references"),
     "compare": ("experiments.commands.compare", "compare", "results of several systems as one page"),
+    "bench": ("experiments.commands.bench", "bench", "figures beside a peer's, measured in one run"),
 }
 LIGHTNING = {
     "fit": "train from layered configs: -c lm -c size/nano -c my.yaml --trainer.devices 8 ...",
@@ -41,7 +46,7 @@ LIGHTNING = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command; the process ends with 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    """Runs one command; the process ends with 0, 2 for what the user can mend, 1 for a full disk, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help"):
@@ -56,6 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
+        full = _full_disk(error)
+        if full is not None:
+            where = full.filename or "the disk that it writes to"
+            message = f"no space is left on {where}; free some and give the command again: what is finished is kept"
+            sys.exit(_complain(f"mgl {name}: {message}", 1))
         wrong = _input_error(error)
         if wrong is None:
             raise
@@ -79,8 +89,8 @@ def run(name: str, arguments: list[str]) -> None:
 
 def usage() -> str:
     """The list of commands."""
-    lines = [f"  {name:<11} {text}" for name, (_, _, text) in COMMANDS.items()]
-    lines += [f"  {name:<11} {text}" for name, text in LIGHTNING.items()]
+    lines = [f"  {name:<12} {text}" for name, (_, _, text) in COMMANDS.items()]
+    lines += [f"  {name:<12} {text}" for name, text in LIGHTNING.items()]
     return "usage: mgl COMMAND ...   (`mgl COMMAND --help` explains one)\n\n" + "\n".join(lines)
 
 
@@ -89,6 +99,14 @@ def _input_error(error: BaseException | None) -> InputError | None:
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _complain(message: str, code: int) -> int:

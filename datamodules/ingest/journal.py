@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from datamodules.ingest.scanning import Found
+from datamodules.whole_files import write_whole
 
 FILE_NAME = "scan.jsonl"
 # Raise when an inspection measures something else: what an older one found is then found anew.
@@ -47,11 +48,8 @@ class Journal:
     def compact(self, files: list[Found]) -> None:
         """Keeps one line for each file that is there, whole or not at all."""
         self.close()
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as out:
-            for file in files:
-                out.write(json.dumps(self._seen[file.path], ensure_ascii=False) + "\n")
-        partial.replace(self.path)
+        lines = (json.dumps(self._seen[file.path], ensure_ascii=False) + "\n" for file in files)
+        write_whole(self.path, lambda out: out.writelines(line.encode() for line in lines))
 
     def close(self) -> None:
         """Closes the file; what was added stays."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from datamodules.ingest.judging import kind_of
 from datamodules.manifest import Track
+from datamodules.whole_files import write_whole
 
 FILE_NAME = "music.html"
 _MOST = 12  # rows of a list before the rest is summed up
@@ -45,9 +46,7 @@ def write_page(
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(path.parent.name)}: music</title>'
     page += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     page += f"<style>{_STYLE}</style>{''.join(parts)}</html>\n"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, page.encode())
 
 
 def _sections(

@@ -19,6 +19,7 @@ from datamodules.ingest.page import write_page
 from datamodules.ingest.scanning import Found, Scan, link_sources, scan
 from datamodules.ingest.splitting import split_by_artist
 from datamodules.manifest import FILE_NAME, Track, write_manifest
+from datamodules.whole_files import write_whole
 from datamodules.workers import WorkerCrashedError, cores, unordered
 
 REJECTED = "rejected.jsonl"
@@ -197,8 +198,5 @@ def _track(
 
 
 def _write_rejected(path: Path, rejected: list[tuple[str, str]]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as out:
-        for name, reason in rejected:
-            out.write(json.dumps({"path": name, "reason": reason}, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    lines = [json.dumps({"path": name, "reason": reason}, ensure_ascii=False) + "\n" for name, reason in rejected]
+    write_whole(path, "".join(lines).encode())
