@@ -54,17 +54,23 @@ class Manifest(Sequence[Track]):
     line when it is asked for, so 400,000 tracks are opened in seconds, and are cheap to send to a loader's process.
 
     Attributes:
-        path: the manifest's file.
+        folder: where it lies.
+        name: of its file.
         rows: [n], a place in the file, seconds, split and source for each track.
         splits: names of the splits; ``rows["split"]`` are places in it.
         sources: names of the sources; ``rows["source"]`` are places in it.
     """
 
     def __init__(
-        self, path: Path, folder: Folder, rows: "np.ndarray[Any, Any]", splits: list[str], sources: list[str]
+        self, folder: Folder, name: str, rows: "np.ndarray[Any, Any]", splits: list[str], sources: list[str]
     ) -> None:
-        self.path, self.folder, self.rows, self.splits, self.sources = path, folder, rows, splits, sources
+        self.folder, self.name, self.rows, self.splits, self.sources = folder, name, rows, splits, sources
         self._root = _Root(folder)
+
+    @property
+    def path(self) -> Path:
+        """The manifest's file on this machine; one from behind a URL stays there for a minute after it was asked for."""
+        return self.folder.path(self.name)
 
     @property
     def local(self) -> bool:
@@ -101,7 +107,7 @@ class Manifest(Sequence[Track]):
         chosen = self.rows["split"] == self.splits.index(name) if name in self.splits else []
         if not np.any(chosen):
             raise InputError(f"{self.path}: the manifest lists no tracks in split {name!r}; it has {self.splits}")
-        return Manifest(self.path, self.folder, self.rows[chosen], self.splits, self.sources)
+        return Manifest(self.folder, self.name, self.rows[chosen], self.splits, self.sources)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,7 +120,7 @@ class Manifest(Sequence[Track]):
 
     def __getitem__(self, index: "int | slice") -> "Track | Manifest":
         if isinstance(index, slice):
-            return Manifest(self.path, self.folder, self.rows[index], self.splits, self.sources)
+            return Manifest(self.folder, self.name, self.rows[index], self.splits, self.sources)
         row = self.rows[index]
         with self.path.open("rb") as file:
             return self._track(file, row)
@@ -166,7 +172,8 @@ def read_manifest(source: str | Path, split: str | None = None) -> Manifest:
         InputError: no such file, a line that is no JSON object, a missing or misshapen field, a path that leaves the
             manifest's folder, two tracks of one id, or nothing left to return.
     """
-    path, folder = _located(source)
+    folder, name = _located(source)
+    path = folder.path(name)
     root = _Root(folder)
     rows: list[tuple[int, int, float, int, int]] = []
     splits: dict[str, int] = {}
@@ -184,30 +191,29 @@ def read_manifest(source: str | Path, split: str | None = None) -> Manifest:
                 root.check(os.path.dirname(plain))
             except ValueError as error:
                 raise InputError(f"{path}, line {number}: {error}") from error
-            name = _id(fields)
-            if name in seen:
-                raise InputError(f"{path}, line {number}: a second track has the id {name!r}; ids must differ")
-            seen.add(name)
+            track = _id(fields)
+            if track in seen:
+                raise InputError(f"{path}, line {number}: a second track has the id {track!r}; ids must differ")
+            seen.add(track)
             split_code = splits.setdefault(str(fields.get("split") or ""), len(splits))
             source_code = sources.setdefault(str(fields.get("source") or ""), len(sources))
             rows.append((begin, len(line), duration, split_code, source_code))
     if not rows:
         raise InputError(f"{path}: the manifest lists no tracks; `mgl corpus` makes one to try")
-    manifest = Manifest(path, folder, np.array(rows, dtype=_ROW), list(splits), list(sources))
+    manifest = Manifest(folder, name, np.array(rows, dtype=_ROW), list(splits), list(sources))
     return manifest if split is None else manifest.split(split)
 
 
-def _located(source: str | Path) -> tuple[Path, Folder]:
-    """The manifest's local file and its folder."""
+def _located(source: str | Path) -> tuple[Folder, str]:
+    """The manifest's folder and the name of its file."""
     if "://" not in str(source):
         path = manifest_path(source)
-        return path, open_folder(path.parent)
+        return open_folder(path.parent), path.name
     location = str(source).rstrip("/")
     name = FILE_NAME
     if location.endswith(".jsonl"):
         location, _, name = location.rpartition("/")
-    folder = open_folder(location)
-    return folder.path(name), folder
+    return open_folder(location), name
 
 
 def _fields(line: bytes, path: Path, number: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules import cache as cache_module
@@ -329,6 +329,7 @@ class Model:
         self.held.append(name)
 
 
+@settings(max_examples=30)
 @given(st.integers(40, 200), st.lists(st.integers(0, 14), min_size=10, max_size=40))
 def test_the_least_recently_used_leave_first_and_the_limit_holds(limit, asked):
     model = Model(limit)
@@ -445,7 +446,7 @@ def test_processes_that_want_one_file_at_once_all_get_it_whole(store):
 def test_reading_ahead_overlaps_and_no_file_is_fetched_twice(store):
     names = [f"{number}.ogg" for number in range(12)]
     store.files.update((name, name.encode()) for name in names)
-    store.delay = 0.15
+    store.delay = 0.25
     folder = open_folder(store.url)
     begun = time.monotonic()
     folder.ahead(names)
@@ -552,12 +553,12 @@ def test_a_process_ends_while_files_are_read_ahead(store):
     store.delay = 60
     code = (
         "import sys, time; from datamodules.storage import open_folder; folder = open_folder(sys.argv[1])\n"
-        "folder.ahead(sys.argv[2:]); time.sleep(1.0)"
+        "folder.ahead(sys.argv[2:])\n"
+        "while not list(folder.cache.folder.glob('partial/*')): time.sleep(0.01)"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", code, store.url, *names], timeout=20, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, store.url, *names], timeout=50, capture_output=True, text=True, check=True
     )
-    assert store.asked("GET")  # something was on its way
     assert "Traceback" not in ran.stderr
 
 
