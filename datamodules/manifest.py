@@ -69,7 +69,7 @@ class Manifest(Sequence[Track]):
 
     @property
     def path(self) -> Path:
-        """The manifest's file on this machine; one from behind a URL stays there for a minute after it was asked for."""
+        """The manifest's file on this machine; one from behind a URL is sure to stay for a minute only."""
         return self.folder.path(self.name)
 
     @property

@@ -1,16 +1,10 @@
-"""The token store: codes of whole tracks in memory-mapped shards, and random windows of them.
-
-A store is a folder with ``index.json`` and raw shards ``tokens-00000.bin``: for each track uint16 codes [K, T], little
-endian, one track after the other. The index names the codec (by checksum), frame rate, K, entries, and for each track
-its shard, offset, frames, caption and split.
+"""Random windows of a token store, with their captions, as batches.
 
 Shape letters: B items, K codebooks, T frames.
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,124 +13,115 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batches import TokenBatch
+from datamodules.captions import CaptionConfig, training_caption
 from datamodules.errors import InputError
 from datamodules.loading import NumberedDataModule
-from datamodules.sample_order import SampleOrder
+from datamodules.sample_order import SampleOrder, weigh_sources
+from datamodules.token_format import SILENT
+from datamodules.token_store import TokenStore, TokenTrack
 
-INDEX = "index.json"
-
-
-@dataclass(frozen=True)
-class TokenTrack:
-    """Where the codes of one track lie. ``offset`` counts uint16 values from the start of its shard."""
-
-    id: str
-    caption: str
-    split: str
-    shard: str
-    offset: int
-    frames: int
-
-
-class TokenStore:
-    """A store opened for reading; shards are mapped, never read whole.
-
-    Attributes:
-        codec: checksum of the codec that wrote the codes.
-        frame_rate: frames a second.
-        codebooks: K.
-        entries: entries of each codebook.
-        tracks: every track.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        path = self.folder / INDEX
-        if not path.is_file():
-            raise InputError(f"{folder}: holds no token store ({INDEX} is missing); write one with `mgl tokens`")
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-            self.codec: str = index["codec"]
-            self.frame_rate: float = index["frame_rate"]
-            self.codebooks: int = index["codebooks"]
-            self.entries: int = index["entries"]
-            self.tracks = [TokenTrack(**track) for track in index["tracks"]]
-        except (KeyError, TypeError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
-            raise InputError(
-                f"{path}: not a token store's index ({error!r}); write it anew with `mgl tokens`"
-            ) from error
-        self._check_shards()
-        self._maps: dict[str, np.ndarray[Any, Any]] = {}
-
-    def _check_shards(self) -> None:
-        needed: dict[str, int] = {}
-        for track in self.tracks:
-            if Path(track.shard).name != track.shard:
-                raise InputError(f"{self.folder}: shard {track.shard!r} lies outside the store")
-            places = (track.offset, track.frames)
-            if not all(isinstance(place, int) and place >= 0 for place in places):
-                raise InputError(f"{self.folder}: track {track.id!r} lies at no place; write the store anew")
-            needed[track.shard] = max(needed.get(track.shard, 0), track.offset + track.frames * self.codebooks)
-        for shard, values in needed.items():
-            path = self.folder / shard
-            if not path.is_file() or path.stat().st_size < 2 * values:
-                raise InputError(f"{path}: missing or cut short; write the store anew with `mgl tokens`")
-
-    def split(self, name: str) -> list[TokenTrack]:
-        """The tracks of a split; at least one."""
-        tracks = [track for track in self.tracks if track.split == name]
-        if not tracks:
-            raise InputError(f"{self.folder}: the token store has no tracks in split {name!r}")
-        return tracks
-
-    def window(self, track: TokenTrack, start: int = 0, frames: int | None = None) -> np.ndarray[Any, Any]:
-        """Codes [K, n] uint16 from frame ``start`` on; n is ``frames`` or what is left of the track."""
-        shard = self._maps.get(track.shard)
-        if shard is None:
-            shard = self._maps[track.shard] = np.memmap(self.folder / track.shard, dtype="<u2", mode="r")
-        codes = shard[track.offset : track.offset + self.codebooks * track.frames]
-        stop = track.frames if frames is None else start + frames
-        return codes.reshape(self.codebooks, track.frames)[:, start:stop]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # maps are opened anew in a loader's process
+_PLAIN = CaptionConfig()
+# Of a remote store the shards of the sample that comes so much later are fetched in the background.
+_AHEAD = 512
 
 
 @dataclass
 class TokenWindow:
-    """One window: codes [K, n] with n at most the window's length, and where it came from."""
+    """One window as the store has it, and where it came from.
 
-    codes: Tensor
+    Attributes:
+        stored: [K, n] uint16, n at most the window's length.
+        track: whose.
+        number: of the sample in the run.
+        caption: the sample's text.
+        start: where in the track, in seconds.
+        chroma: uint8, the strongest pitch classes of the same seconds, 255 where it is silent.
+    """
+
+    stored: "np.ndarray[Any, Any]"
     track: TokenTrack
     number: int
+    caption: str
+    start: float
+    chroma: "np.ndarray[Any, Any]"
+
+    @property
+    def codes(self) -> Tensor:
+        """[K, n] int64."""
+        return torch.from_numpy(self.stored.astype(np.int64))
 
 
 class TokenDataset(Dataset[TokenWindow]):
-    """Sample n: a random window of a random track, drawn with probability proportional to the tracks' lengths."""
+    """Sample n: a random window of a random track.
 
-    def __init__(self, store: TokenStore, split: str, frames: int, seed: int) -> None:
-        self.store, self.frames = store, frames
+    Tracks are drawn with probability proportional to their lengths, times the weights of their sources.
+
+    Args:
+        store: what to draw from.
+        split: of which split.
+        frames: length of a window.
+        seed: the run's seed.
+        captions: how captions are augmented.
+        source_weights: factor of each source in the draws; 1 for those that are not named.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        split: str,
+        frames: int,
+        seed: int,
+        captions: CaptionConfig = _PLAIN,
+        source_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.store, self.frames, self.seed, self.captions = store, frames, seed, captions
         self.tracks = store.split(split)
-        self.order = SampleOrder([track.frames for track in self.tracks], seed)
+        lengths, sources = self.tracks.column("frames"), self.tracks.column("source")
+        self.order = SampleOrder(weigh_sources(lengths, sources, store.header.sources, source_weights or {}), seed)
 
     def __getitem__(self, number: int) -> TokenWindow:
         draw = self.order.draw(number)
+        if self.store.remote:
+            self.store.ahead(int(self.tracks.numbers[self.order.draw(number + _AHEAD).track]))
         track = self.tracks[draw.track]
-        starts = max(1, track.frames - self.frames + 1)
-        codes = self.store.window(track, int(draw.position * starts), self.frames)
-        return TokenWindow(torch.from_numpy(codes.astype(np.int64)), track, number)
+        start = int(draw.position * max(1, track.frames - self.frames + 1))
+        return token_window(
+            self.store,
+            track,
+            start,
+            self.frames,
+            number,
+            training_caption(track.caption, track.facts, self.captions, self.seed, number),
+        )
+
+
+def token_window(
+    store: TokenStore, track: TokenTrack, start: int, frames: int, number: int = 0, caption: str | None = None
+) -> TokenWindow:
+    """The window of a track from frame ``start`` on; by default with the track's own caption."""
+    return TokenWindow(
+        stored=store.window(track, start, frames),
+        track=track,
+        number=number,
+        caption=track.caption if caption is None else caption,
+        start=start / store.frame_rate,
+        chroma=store.chroma(track, start, frames),
+    )
 
 
 class TokenDataModule(NumberedDataModule):
     """Streams random windows of a token store.
 
     Args:
-        store: folder written by ``mgl tokens``, with the splits "train" and "valid".
+        store: folder or URL of a store written by ``mgl tokens``, with the splits "train" and "valid".
         seconds: length of a window.
         batch_size: items a micro-batch and device.
         workers: loader processes a device.
         seed: the run's seed.
-        valid_items: fixed validation windows.
+        valid_items: fixed validation windows, with plain captions.
+        captions: how the captions of training samples are augmented.
+        source_weights: factor by which each source's share of the training samples is multiplied; 1 for those that are
+            not named.
     """
 
     def __init__(
@@ -147,39 +132,46 @@ class TokenDataModule(NumberedDataModule):
         workers: int = 2,
         seed: int = 0,
         valid_items: int = 256,
+        captions: CaptionConfig = _PLAIN,
+        source_weights: dict[str, float] | None = None,
     ) -> None:
         super().__init__(batch_size, workers, seed, valid_items)
-        self.store = TokenStore(store)
+        self.store, self.captions, self.source_weights = TokenStore(store), captions, source_weights
         self.frames = round(seconds * self.store.frame_rate)
         if self.frames < 1:
             raise InputError(f"data.seconds={seconds} is shorter than one frame at {self.store.frame_rate:g} Hz")
 
     def samples(self, split: str, seed: int) -> TokenDataset:
         """The numbered windows of a split."""
+        if split == "train":
+            return TokenDataset(self.store, split, self.frames, seed, self.captions, self.source_weights)
         return TokenDataset(self.store, split, self.frames, seed)
 
     @property
     def collate(self) -> Callable[[list[TokenWindow]], TokenBatch]:
         """Pads to the window's length, so that every batch has one shape."""
-        return Collate(self.frames)
+        return Collate(self.frames, self.store.header.chroma_frames(self.frames))
 
 
 @dataclass(frozen=True)
 class Collate:
-    """Windows -> TokenBatch with T = ``frames``."""
+    """Windows -> TokenBatch of ``frames`` frames of codes and ``chroma_frames`` of chroma."""
 
     frames: int
+    chroma_frames: int
 
     def __call__(self, windows: list[TokenWindow]) -> TokenBatch:
         """Joins windows of at most ``frames`` frames, zeros to their right."""
-        codebooks = windows[0].codes.shape[0]
-        codes = torch.zeros(len(windows), codebooks, self.frames, dtype=torch.int64)
-        for row, window in zip(codes, windows, strict=True):
-            row[:, : window.codes.shape[1]] = window.codes
+        codes = np.zeros((len(windows), len(windows[0].stored), self.frames), dtype=np.int64)
+        chroma = np.full((len(windows), self.chroma_frames), SILENT, dtype=np.uint8)
+        for row, classes, window in zip(codes, chroma, windows, strict=True):
+            row[:, : window.stored.shape[1]] = window.stored
+            classes[: len(window.chroma)] = window.chroma
         return TokenBatch(
-            codes=codes,
-            lengths=torch.tensor([window.codes.shape[1] for window in windows]),
-            captions=[window.track.caption for window in windows],
+            codes=torch.from_numpy(codes),
+            lengths=torch.tensor([window.stored.shape[1] for window in windows]),
+            captions=[window.caption for window in windows],
             numbers=torch.tensor([window.number for window in windows]),
             tracks=[window.track.id for window in windows],
+            chroma=torch.from_numpy(chroma),
         )

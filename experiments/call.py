@@ -12,8 +12,8 @@ from datamodules.errors import InputError
 def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
     """Calls a command's function with what the command line says.
 
-    Parameters are flags; a required one that is a list stands bare on the command line, as in ``mgl compare a.json
-    b.json``.
+    Parameters are flags; a required one that is a list or a whole number stands bare on the command line, as in ``mgl
+    compare a.json b.json`` and ``mgl show-sample 7``.
     """
 
     class Parser(ArgumentParser):
@@ -21,12 +21,15 @@ def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
             raise InputError(f"{message} (`mgl {name} --help` explains)") from ex
 
     parser = Parser(prog=f"mgl {name}", description=(inspect.getdoc(function) or "").partition("Args:")[0])
-    bare = [
-        parameter.name
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.default is parameter.empty and get_origin(parameter.annotation) is list
-    ]
-    for parameter in bare:
-        parser.add_argument(parameter, nargs="+", help="one or more")
-    parser.add_function_arguments(function, skip=set(bare), as_group=False)
+    bare: set[str | int] = set()
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.default is not parameter.empty:
+            continue
+        if get_origin(parameter.annotation) is list:
+            parser.add_argument(parameter.name, nargs="+", help="one or more")
+            bare.add(parameter.name)
+        elif parameter.annotation is int:
+            parser.add_argument(parameter.name, type=int, help="a whole number")
+            bare.add(parameter.name)
+    parser.add_function_arguments(function, skip=bare, as_group=False)
     function(**parser.parse_args(arguments).as_dict())

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -17,6 +18,7 @@ from datamodules.errors import InputError
 from experiments.callbacks import LineProgress, ModelFolder
 from experiments.compose import resolve_layers
 from lightning_modules.callbacks import SaveOnExit, WeightAverage
+from lightning_modules.whole_checkpoints import WholeCheckpoints
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
@@ -77,6 +79,10 @@ class SuiteCLI(LightningCLI):
             kwargs["logger"] = _logger(run)
         callbacks = self._get(self.config_init, "trainer.callbacks") or []
         kwargs["enable_progress_bar"] = sys.stderr.isatty()
+        plugins = self._get(self.config_init, "trainer.plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, WholeCheckpoints()]
         return super().instantiate_trainer(default_root_dir=run, callbacks=[*callbacks, LineProgress()], **kwargs)
 
 

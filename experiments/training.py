@@ -7,7 +7,8 @@ from typing import Any
 
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest
-from datamodules.tokens import INDEX, TokenStore
+from datamodules.token_format import INDEX, is_store
+from datamodules.token_store import TokenStore
 from experiments.compose import language_model_layers, merged
 from experiments.console import pick_device
 from experiments.plan import Plan, plan
@@ -125,7 +126,7 @@ def _tokens(request: Request, run: str) -> tuple[TokenStore, str]:
         raise InputError(
             "training on your data needs the codec of its tokens: CODEC=folder (`make train-codec` makes one)"
         )
-    if (Path(request.data) / INDEX).is_file():
+    if is_store(request.data):
         return TokenStore(request.data), request.codec
     read_manifest(request.data)
     folder = Path(run) / "tokens"

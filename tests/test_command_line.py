@@ -49,7 +49,7 @@ def test_help_of_a_command_explains_every_flag(capsys, name):
     assert end(name, "--help") == 0
     said = capsys.readouterr().out
     for parameter in signature.parameters.values():
-        bare = parameter.default is parameter.empty and parameter.annotation == list[str]
+        bare = parameter.default is parameter.empty and parameter.annotation in (list[str], int)
         assert (parameter.name if bare else f"--{parameter.name}") in said
     # What a parameter means is in the docstring, which the help shows.
     documented = inspect.getdoc(getattr(import_module(module), function))

@@ -1,5 +1,6 @@
 """The smallest codec, language model, text encoder, manifest and token store that work, with weights that are alive."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -91,21 +92,49 @@ def write_manifest(folder, tracks, rate=RATE):
 
 
 def write_store(folder, frames=(40, 13, 25, 31, 8, 30, 22), codebooks=2, entries=8, frame_rate=10.0):
-    """A token store written by hand, not by our writer; the last two tracks are for validation."""
+    """A token store written by hand, not by our writer; the last two tracks are for validation.
+
+    Two frames of codes last as long as one of chroma, and every other track comes from the source "odd".
+    """
     folder = Path(folder)
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    offset, tracks, arrays = 0, [], []
+    rows, files = [], {"bin": b"", "jsonl": b"", "chroma": b""}
     for index, count in enumerate(frames):
         split = "valid" if index >= len(frames) - 2 else "train"
-        arrays.append(generator.integers(entries, size=(codebooks, count)).astype("<u2"))
-        place = {"shard": "tokens-00000.bin", "offset": offset, "frames": count}
-        tracks.append({"id": f"t{index}", "caption": f"caption {index}", "split": split, **place})
-        offset += codebooks * count
-    (folder / "tokens-00000.bin").write_bytes(b"".join(array.tobytes() for array in arrays))
-    header = {"codec": "c" * 64, "frame_rate": frame_rate, "codebooks": codebooks, "entries": entries, "tracks": tracks}
+        codes = generator.integers(entries, size=(codebooks, count)).astype("<u2")
+        chroma = generator.integers(12, size=-(-count // 2)).astype("u1")
+        facts = {"id": f"t{index}", "caption": f"caption {index}", "split": split, "bpm": 60 + index}
+        line = json.dumps(facts).encode() + b"\n"
+        places = 0, len(files["bin"]) // 2, count, int(split == "valid"), index % 2
+        rows.append((*places, len(files["jsonl"]), len(line), len(files["chroma"]), len(chroma)))
+        for kind, data in (("bin", codes.tobytes()), ("jsonl", line), ("chroma", chroma.tobytes())):
+            files[kind] += data
+    for kind, data in files.items():
+        (folder / f"tokens-00000.{kind}").write_bytes(data)
+    types = [
+        ("shard", "<u4"), ("offset", "<u8"), ("frames", "<u4"), ("split", "<u2"), ("source", "<u2"), ("line", "<u8"),
+        ("line_bytes", "<u4"), ("chroma_offset", "<u8"), ("chroma_frames", "<u4"),
+    ]  # fmt: skip
+    np.save(folder / "tracks.npy", np.array(rows, dtype=types))
+    shard = {
+        "name": "tokens-00000",
+        "tracks": len(rows),
+        "bytes": {kind: len(data) for kind, data in files.items()},
+        "sha256": {kind: sha256(folder / f"tokens-00000.{kind}") for kind in files},
+    }
+    header = {
+        "version": 1, "codec": "c" * 64, "sample_rate": round(8 * frame_rate), "frame_rate": frame_rate,
+        "codebooks": codebooks, "entries": entries, "chroma": {"frame_rate": frame_rate / 2, "classes": 12},
+        "tracks": len(rows), "frames": sum(frames), "splits": ["train", "valid"], "sources": ["even", "odd"],
+        "shards": [shard], "places_sha256": sha256(folder / "tracks.npy"), "failed": [], "packed": None,
+    }  # fmt: skip
     (folder / "index.json").write_text(json.dumps(header))
     return folder
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def trainer(step=0, rank=0, world=1, accumulate=1):

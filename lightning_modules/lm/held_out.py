@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import InputError
-from datamodules.tokens import Collate, TokenStore, TokenTrack, TokenWindow
+from datamodules.token_store import TokenStore, TokenTrack
+from datamodules.tokens import Collate, token_window
 from lightning_modules.generation.model import MusicModel
 from lightning_modules.lm.losses import cross_entropy_sums
 
@@ -76,12 +77,8 @@ def _score(
     model: MusicModel, store: TokenStore, windows: list[tuple[TokenTrack, int]], frames: int, log_probabilities: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     device = model.lm.embedding.weight.device
-    batch = Collate(frames)(
-        [
-            TokenWindow(torch.from_numpy(store.window(track, start, frames).astype(np.int64)), track, number)
-            for number, (track, start) in enumerate(windows)
-        ]
-    )
+    collate = Collate(frames, store.header.chroma_frames(frames))
+    batch = collate([token_window(store, track, start, frames) for track, start in windows])
     conditions = model.conditions(batch.captions)
     logits, targets = model.lm.teacher_forced(batch.codes.to(device), conditions, batch.lengths.to(device))
     sums, counts = cross_entropy_sums(logits, targets, model.lm.config.entries)

@@ -1,0 +1,1 @@
+"""What `mgl bench` measures."""
