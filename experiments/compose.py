@@ -66,5 +66,11 @@ def _merge(base: dict[str, Any], layer: dict[str, Any]) -> None:
 
 def language_model_layers(size: str, pattern: str, conditioning: str, cluster: str) -> list[str]:
     """The layers of a language-model run in their one order; later ones win."""
-    chosen = [f"size/{size}", f"pattern/{pattern}", f"conditioning/{conditioning}", "captions/paper", f"cluster/{cluster}"]
+    chosen = [
+        f"size/{size}",
+        f"pattern/{pattern}",
+        f"conditioning/{conditioning}",
+        "captions/paper",
+        f"cluster/{cluster}",
+    ]
     return ["lm", *chosen]
