@@ -143,20 +143,19 @@ def _base(part: str) -> str:
 
 def _merged(caption: str, facts: Mapping[str, Any], config: CaptionConfig, seed: int, number: int) -> str:
     """The fields in shuffled order behind the description, or in its place."""
-    count = len(config.fields)
-    draws = _draws(seed, number, "caption fields", 2 * count)
-    said = []  # (fate, place, words): a field's draws do not depend on which other fields there are
-    for name, fate, place in zip(config.fields, draws[:count], draws[count:], strict=True):
+    alone = not caption.strip()
+    said = []  # (draw, words): a field's draw does not depend on which other fields there are
+    for name, draw in zip(config.fields, _draws(seed, number, "caption fields", len(config.fields)), strict=True):
         value = _in_words(facts.get(name))
         if value:
-            said.append((fate, place, f"{name.replace('_', ' ')}: {value}"))
-    alone = not caption.strip()
-    kept = [field for field in said if field[0] >= config.drop_field]
+            said.append((draw, f"{name.replace('_', ' ')}: {value}"))
+    # Those that stay go in the order of their draws: given which stay, every order is equally likely.
+    kept = sorted(field for field in said if field[0] >= config.drop_field)
     if alone and said:
         kept = kept or [max(said)]
     if not kept:
         return caption
-    parts = [words for _, _, words in sorted(kept, key=lambda field: field[1])]
+    parts = [words for _, words in kept]
     if not alone and uniform(seed, number, "caption description") >= config.drop_description:
         parts.insert(0, caption.rstrip())
     return "".join(f"{part}{' ' if part.endswith(_SENTENCE_ENDS) else '. '}" for part in parts[:-1]) + parts[-1]

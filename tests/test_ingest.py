@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -321,15 +322,24 @@ def test_no_artist_is_on_two_sides(artist_names, seed):
         assert {one.split for one in placed} == set(SHARES)
 
 
-def test_more_music_moves_no_artist_and_shares_are_kept():
-    many = [track(f"t{number}", f"artist {number // 3}") for number in range(9000)]
+def test_sides_have_their_shares_of_the_hours():
+    many = [replace(track(f"t{n}", f"artist {n // 3}"), duration=20.0 + n % 77) for n in range(3000)]
     placed, remark = split_by_artist(many, SHARES, 0)
     assert not remark
+    total = sum(one.duration for one in many)
     for side, share in SHARES.items():
-        assert sum(one.split == side for one in placed) / len(many) == pytest.approx(share, abs=0.02)
-    some, _ = split_by_artist(many[2000:5000], SHARES, 0)
-    before = {one.id: one.split for one in placed}
-    assert all(before[one.id] == one.split for one in some)
+        assert sum(one.duration for one in placed if one.split == side) / total == pytest.approx(share, abs=0.02)
+    again, _ = split_by_artist(many[::-1], SHARES, 0)
+    assert {one.id: one.split for one in again} == {one.id: one.split for one in placed}
     assert split_by_artist(many, SHARES, 1)[0] != placed
     own, _ = split_by_artist([*many[:300], track("mine", "artist 1", "test")], SHARES, 0)
     assert own[-1].split == "test"
+
+
+def test_a_giant_is_trained_on():
+    giant = [track(f"g{n}", "giant") for n in range(80)]
+    others = [track(f"o{n}", f"other {n}") for n in range(20)]
+    for seed in range(20):
+        placed, _ = split_by_artist([*giant, *others], SHARES, seed)
+        assert {one.split for one in placed[:80]} == {"train"}
+        assert [sum(one.split == side for one in placed) for side in SHARES] == [80, 10, 10]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import os
 import shutil
 import signal
@@ -349,6 +350,20 @@ def test_links_are_not_followed(tmp_path, reader):
 def test_a_damaged_package_is_refused_and_leaves_nothing(tmp_path, reader, share):
     deb = write_deb(tmp_path / "zaz-data_1_all.deb", zaz_files())
     deb.write_bytes(deb.read_bytes()[: int(share * deb.stat().st_size)])
+    with pytest.raises(InputError, match="is damaged"):
+        unpack(deb, ZAZ, tmp_path / "out")
+    assert files_below(tmp_path) == [deb.name]
+
+
+def test_damage_at_the_very_end_is_seen(tmp_path, reader):
+    """Behind the last file there is more to check: here, much more."""
+    tar = tar_of(zaz_files(), "w") + np.random.default_rng(0).bytes(1 << 20)
+    deb = write_deb(tmp_path / "zaz-data_1_all.deb", lzma.compress(tar, preset=0))
+    unpack(deb, ZAZ, tmp_path / "whole")
+    shutil.rmtree(tmp_path / "whole")
+    data = bytearray(deb.read_bytes())
+    data[-40] ^= 255
+    deb.write_bytes(data)
     with pytest.raises(InputError, match="is damaged"):
         unpack(deb, ZAZ, tmp_path / "out")
     assert files_below(tmp_path) == [deb.name]

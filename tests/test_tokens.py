@@ -1,4 +1,4 @@
-"""Token stores that were written by hand: what is read from them, windows, batches, and stores that cannot be trusted."""
+"""Token stores written by hand: what is read from them, windows, batches, and stores that cannot be trusted."""
 
 import json
 import pickle
@@ -41,9 +41,8 @@ def module(store, **options):
 
 def by_hand(folder):
     """Codes [2, T] and chroma of every track, straight from the files."""
-    codes, chroma = (
-        np.fromfile(folder / f"tokens-00000.{kind}", dtype) for kind, dtype in (("bin", "<u2"), ("chroma", "u1"))
-    )
+    codes = np.fromfile(folder / "tokens-00000.bin", "<u2")
+    chroma = np.fromfile(folder / "tokens-00000.chroma", "u1")
     tracks = []
     for count in FRAMES:
         tracks.append((codes[: 2 * count].reshape(2, count), chroma[: (count + 1) // 2]))
@@ -140,7 +139,7 @@ def test_sources_are_weighed(token_store):
     assert share(None) == pytest.approx(odd / (even + odd), abs=0.03)
     assert share({"odd": 3.0}) == pytest.approx(3 * odd / (even + 3 * odd), abs=0.03)
     assert share({"even": 0.0}) == 1
-    with pytest.raises(InputError, match="no source 'od'.*'even', 'odd'"):
+    with pytest.raises(InputError, match=r"no source 'od'.*'even', 'odd'"):
         share({"od": 1.0})
     # Validation is the same however training is weighed.
     both = [module(token_store, source_weights=weights).samples("valid", 0) for weights in (None, {"odd": 0.0})]
@@ -249,7 +248,7 @@ def test_stores_that_cannot_be_trusted_are_refused(token_store, spoil):
 def test_bad_settings_are_refused(tmp_path, token_store):
     with pytest.raises(InputError, match="shorter than one frame"):
         module(token_store, seconds=0.01)
-    with pytest.raises(InputError, match="split 'test'.*'train', 'valid'"):
+    with pytest.raises(InputError, match=r"split 'test'.*'train', 'valid'"):
         TokenStore(token_store).split("test")
     with pytest.raises(InputError, match="no such folder"):
         TokenStore(tmp_path / "nowhere")

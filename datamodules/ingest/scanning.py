@@ -150,7 +150,8 @@ def _look(result: Scan, entry: "os.DirEntry[str]", path: str, source: str, top: 
     elif suffix in ELSEWHERE:
         result.refused.append((path, f"{suffix[1:]} is not read here; convert it, for instance to FLAC"))
     elif not known or entry.name.startswith("._"):
-        result.others[suffix or "(no suffix)"] += 1
+        if suffix != ".json":  # side-cars
+            result.others[suffix or "(no suffix)"] += 1
     elif not os.path.isfile(entry.path):
         result.refused.append((path, "not a regular file"))
     else:

@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,9 @@ _NOBODY = frozenset(("", "unknown", "unknown artist", "various", "various artist
 _BETWEEN = re.compile(
     r"\s*(?:[;/,&+]|\bfeat\b\.?|\bft\b\.?|\bfeaturing\b|\bwith\b|\bvs\b\.?|\band\b)\s*", re.IGNORECASE
 )
+
+# By how much a held-out side may exceed its share for the sake of a group that must not be divided.
+_OVER = 1.25
 
 
 def artists(track: Track) -> list[str]:
@@ -30,12 +34,13 @@ def artists(track: Track) -> list[str]:
 def split_by_artist(tracks: Sequence[Track], shares: Mapping[str, float], seed: int) -> tuple[list[Track], str]:
     """Gives every track that has no split one.
 
-    Artists who share a track belong together. A group goes where a draw of its own puts it, so more music never moves
-    an artist to another side, except that a side which would be empty takes the groups nearest to it.
+    Artists who share a track belong together. The groups are shuffled by draws of their own, and each held-out side
+    takes those that come, if they fit, until it has its share of the hours; the first side has the rest. So the sides
+    follow from the music and the seed alone, in whatever order it was found.
 
     Args:
         tracks: with ``artist`` and ``album_artist`` among their facts where they are known.
-        shares: side -> share, in order; they add up to 1.
+        shares: side -> share of the hours; the first side is the one that is trained on.
         seed: of the draws.
 
     Returns:
@@ -51,7 +56,10 @@ def split_by_artist(tracks: Sequence[Track], shares: Mapping[str, float], seed: 
         )
         groups = [track.id for track in tracks]
         keys = sorted(set(groups))
-    sides = _sides(keys, shares, seed)
+    hours: Counter[str] = Counter()
+    for track, group in zip(tracks, groups, strict=True):
+        hours[group] += track.duration  # type: ignore[assignment]
+    sides = _sides(hours, shares, seed)
     placed = [
         track if track.split else replace(track, split=sides[group])
         for track, group in zip(tracks, groups, strict=True)
@@ -77,19 +85,19 @@ def _groups(tracks: Sequence[Track]) -> list[str]:
     return [find(several[0]) for several in names]
 
 
-def _sides(keys: list[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    draws = sorted((uniform(seed, 0, f"split {key}"), key) for key in keys)
-    wanted = [side for side, share in shares.items() if share > 0]
-    borders, total = [], 0.0
-    for side in wanted:
-        borders.append(total)
-        total += shares[side]
-    sides = {key: wanted[sum(border <= draw for border in borders[1:])] for draw, key in draws}
-    # From the last side to the first: an empty one takes the neighbour that is nearest to its border.
-    for place in range(len(wanted) - 1, 0, -1):
-        if wanted[place] not in sides.values():
-            later = set(wanted[place + 1 :])
-            free = [key for _, key in draws if sides[key] not in later]
-            if len(free) > place:
-                sides[free[-1]] = wanted[place]
-    return sides
+def _sides(hours: Mapping[str, float], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    first, *held_out = [side for side, share in shares.items() if share > 0]
+    free = sorted(hours, key=lambda key: (uniform(seed, 0, f"split {key}"), key))
+    total = sum(hours.values())
+    sides: dict[str, str] = {}
+    for side in held_out:
+        wanted, taken = shares[side] * total, 0.0
+        for key in free:
+            if taken < wanted and taken + hours[key] <= _OVER * wanted:
+                sides[key] = side
+                taken += hours[key]
+        # Where every group is too large, the smallest does the least harm; something must be left to train on.
+        if not taken and len(free) > 1:
+            sides[min(free, key=lambda key: (hours[key], key))] = side
+        free = [key for key in free if key not in sides]
+    return sides | dict.fromkeys(free, first)

@@ -3,23 +3,28 @@
 Only what is wanted of it is ever written, and only into one folder; the tar is read as a stream, never unpacked whole.
 """
 
+import gzip
+import io
 import json
+import lzma
 import shutil
 import subprocess
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 from urllib.parse import unquote
-from zlib import error as ZlibError
 
 from datamodules.errors import InputError
 from datamodules.recordings.packages import PACKAGES, Package
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _RECORD = "package.json"
 _COPYRIGHT = "copyright"
@@ -112,7 +117,7 @@ def unpack(deb: Path, package: Package, folder: Path) -> Unpacked:
         (partial / _RECORD).write_text(json.dumps({"name": name, "version": version}), encoding="utf-8")
         shutil.rmtree(whole, ignore_errors=True)
         partial.rename(whole)
-    except (tarfile.TarError, zipfile.BadZipFile, LZMAError, ZlibError, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
         raise InputError(f"{deb}: is damaged ({error}); fetch it again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -164,21 +169,21 @@ def _place(package: Package, relative: str) -> str:
 
 @contextmanager
 def _tar_of(deb: Path) -> Iterator[tarfile.TarFile]:
-    """The files of a package as a tar stream: through dpkg-deb where there is one, else as far as Python can."""
-    if shutil.which("dpkg-deb") is None:
-        with deb.open("rb") as file:
-            _find_data(file, deb)
-            with tarfile.open(fileobj=file, mode="r|*") as tar:
-                yield tar
-        return
+    """The files of a package as a tar stream; when it is left, the stream has been read and checked to its end."""
+    with (_through_dpkg if shutil.which("dpkg-deb") else _through_python)(deb) as stream:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            yield tar
+        while stream.read(1 << 16):
+            pass
+
+
+@contextmanager
+def _through_dpkg(deb: Path) -> Iterator[IO[bytes]]:
     with TemporaryFile() as complaints:
         process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=complaints)
         stream = cast(IO[bytes], process.stdout)
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                yield tar
-            while stream.read(1 << 16):
-                pass
+            yield stream
             whole = process.wait() == 0
         except tarfile.ReadError:
             whole = False
@@ -192,17 +197,42 @@ def _tar_of(deb: Path) -> Iterator[tarfile.TarFile]:
             raise tarfile.ReadError(said)
 
 
-def _find_data(file: IO[bytes], deb: Path) -> None:
-    """Moves to the first byte of the part that holds the files."""
+@contextmanager
+def _through_python(deb: Path) -> Iterator[IO[bytes]]:
+    """Without dpkg-deb: what Python can decompress."""
+    with deb.open("rb") as file:
+        name, size = _find_data(file)
+        opener = {"data.tar.xz": lzma.open, "data.tar.gz": gzip.open}.get(name)
+        if opener is None:
+            raise InputError(f"{deb}: holds {name}, which Python cannot read; install dpkg, whose dpkg-deb can")
+        with opener(cast(IO[bytes], _Part(file, size))) as stream:
+            yield cast(IO[bytes], stream)
+
+
+def _find_data(file: IO[bytes]) -> tuple[str, int]:
+    """Moves to the first byte of the part that holds the files; returns its name and its size."""
     if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
         raise tarfile.ReadError("it is no .deb file")
-    while len(header := file.read(60)) == 60:
-        part, size = header[:16].decode("ascii", errors="replace").strip().rstrip("/"), header[48:58].strip()
-        if part.startswith("data.tar"):
-            if part.endswith(".zst"):
-                raise InputError(f"{deb}: is compressed with zstd; install dpkg, whose dpkg-deb reads it")
-            return
-        if not size.isdigit():
-            break
-        file.seek(int(size) + int(size) % 2, 1)
+    while len(header := file.read(60)) == 60 and header[48:58].strip().isdigit():
+        name, size = header[:16].decode("ascii", errors="replace").strip().rstrip("/"), int(header[48:58])
+        if name.startswith("data.tar"):
+            return name, size
+        file.seek(size + size % 2, 1)
     raise tarfile.ReadError("it ends before the files begin")
+
+
+class _Part(io.RawIOBase):
+    """The next ``size`` bytes of a file, as a file."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._left = file, size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "Buffer") -> int:
+        view = memoryview(buffer)
+        data = self._file.read(min(len(view), self._left))
+        view[: len(data)] = data
+        self._left -= len(data)
+        return len(data)

@@ -5,8 +5,8 @@ def recordings(
     out: str = "data/recordings",
     debs: str = "",
     packages: list[str] | None = None,
-    valid: float = 0.05,
-    test: float = 0.05,
+    valid: float = 0.1,
+    test: float = 0.1,
     seed: int = 0,
     workers: int | None = None,
 ) -> None:
