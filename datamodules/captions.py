@@ -167,7 +167,9 @@ def _in_words(value: Any) -> str:
         return " ".join(value.split())
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float):
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
         return f"{value:g}" if isfinite(value) else ""
     if isinstance(value, list | tuple):
         return ", ".join(words for one in value if (words := _in_words(one)))

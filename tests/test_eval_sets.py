@@ -628,7 +628,9 @@ def test_asking_for_something_else_cuts_only_what_changed(held, cuts):
     assert len(cuts) == 5
     # A new caption costs no clip.
     cuts.clear()
-    rewrite(held.source, lambda line: {**line, "caption": "new", "bpm": 90})
+    rewrite(held.source, lambda line: {**line, "caption": "new"})
+    held(seconds=0.4)
+    rewrite(held.source, lambda line: {**line, "bpm": 90})
     held(seconds=0.4)
     assert cuts == []
     assert {(track.caption, track.facts["bpm"]) for track in read_manifest(held.out)} == {("new", 90)}

@@ -28,7 +28,7 @@ from datamodules.token_writer import TokenWriter
 from experiments.tokenizing import write_store
 from lightning_modules.checkpoints import load_codec, save_codec
 
-LONG = 116.4  # seconds: three windows of the tiny codec
+LONG = 90.0  # seconds: three windows of the tiny codec
 TRACKS = [
     ("a", "train", 0.3, "one"), ("b", "valid", 51.2, "two"), ("c", "train", LONG, "three"),
     ("d", "train", 4.05, "four"), ("e", "train", 70.0, "five"), ("f", "train", 55.5, "six"),
@@ -36,14 +36,17 @@ TRACKS = [
 
 
 def music(folder, tracks=TRACKS):
-    """A manifest of noise, whose chroma changes all the time."""
+    """A manifest of noisy notes, a new one every ten seconds, with a pause in the middle."""
     tiny.write_manifest(folder, tracks)
     for index, (name, *_) in enumerate(tracks):
         path = folder / f"{name}.wav"
         samples = read_audio(path, sample_rate=tiny.RATE).shape[1]
-        noise = np.random.default_rng(index).standard_normal(samples) * 0.1
-        noise[samples // 3 : samples // 2] = 0
-        tiny.soundfile.write(path, noise, tiny.RATE, subtype="FLOAT")
+        random = np.random.default_rng(index)
+        pitch = 55 * 2 ** (random.integers(24, size=samples // 8000 + 1) / 12)
+        wave = np.sin(2 * np.pi * pitch.repeat(8000)[:samples] * np.arange(samples) / tiny.RATE)
+        wave += 0.1 * random.standard_normal(samples)
+        wave[2 * samples // 5 : 3 * samples // 4] = 0
+        tiny.soundfile.write(path, 0.3 * wave, tiny.RATE, subtype="FLOAT")
     return folder
 
 
@@ -167,18 +170,13 @@ def test_the_store_holds_what_the_codec_says(tmp_path, codec_folder, small_shard
     extractor = ChromaExtractor(tiny.RATE)
     for track, found in zip(tracks, store.tracks, strict=True):
         wav = read_audio(track.path, sample_rate=tiny.RATE)[None]
-        assert (found.id, found.caption, found.split, found.facts) == (
-            track.id,
-            track.caption,
-            track.split,
-            track.facts,
-        )
+        assert (found.id, found.caption, found.split) == (track.id, track.caption, track.split)
         assert np.array_equal(store.window(found), by_hand(counted.encode, wav))
         chroma, mask = extractor(wav)
         wanted = torch.where(chroma.amax(-1) < 1, 255, chroma.argmax(-1))[mask]
         assert np.array_equal(store.chroma(found), wanted)
     assert 255 in store.chroma(store.tracks[2])
-    assert len(np.unique(store.chroma(store.tracks[2]))) > 5
+    assert len(np.unique(store.chroma(store.tracks[2]))) > 4
     assert not list((tmp_path / "tokens").glob("*.partial"))
 
 
@@ -203,11 +201,11 @@ def test_tracks_that_cannot_be_read_are_left_out(tmp_path, codec_folder, small_s
     good = {name: (manifest / f"{name}.wav").read_bytes() for name in "abc"}
     (manifest / "a.wav").write_text("no music")
     (manifest / "b.wav").unlink()
-    tiny.soundfile.write(manifest / "c.wav", tiny.sine(60.0, tiny.RATE), tiny.RATE)  # half of what the manifest says
+    tiny.soundfile.write(manifest / "c.wav", tiny.sine(60.0, tiny.RATE), tiny.RATE)  # not what the manifest says
     counted = Counted(codec_folder)
     done, _ = counted.write(manifest, out, max_failed=0.5)
     assert [(failure.id, failure.reason.partition(": ")[2][:20]) for failure in done.failed] == [
-        ("a", "not readable as audio"[:20]), ("b", "there is no such aud"), ("c", "shorter than the 116"),
+        ("a", "not readable as audio"[:20]), ("b", "there is no such aud"), ("c", "shorter than the 90."),
     ]  # fmt: skip
     assert [failure["id"] for failure in json.loads((out / "index.json").read_text())["failed"]] == ["a", "b", "c"]
     assert [track.id for track in TokenStore(out).tracks] == ["d", "e", "f"]

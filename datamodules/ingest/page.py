@@ -21,8 +21,10 @@ body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem aut
 h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.05rem; margin: 0 0 .5rem; }
 .lead { color: var(--dim); margin-top: 0; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 2rem; margin: 2rem 0; }
-table { border-collapse: collapse; width: 100%; table-layout: fixed; } td { padding: .1rem .4rem .1rem 0; vertical-align: middle; }
-td.name { width: 40%; overflow-wrap: anywhere; } td.track { width: 40%; } td.count { text-align: right; white-space: nowrap; color: var(--dim); }
+table { border-collapse: collapse; width: 100%; table-layout: fixed; }
+td { padding: .1rem .4rem .1rem 0; vertical-align: middle; }
+td.name { width: 40%; overflow-wrap: anywhere; } td.track { width: 40%; }
+td.count { text-align: right; white-space: nowrap; color: var(--dim); }
 .bar { background: var(--bar); height: .7rem; border-radius: 2px; min-width: 1px; }
 .remark { border-left: 4px solid #cc6677; padding: .3rem .8rem; }
 """

@@ -170,7 +170,8 @@ def _place(package: Package, relative: str) -> str:
 @contextmanager
 def _tar_of(deb: Path) -> Iterator[tarfile.TarFile]:
     """The files of a package as a tar stream; when it is left, the stream has been read and checked to its end."""
-    with (_through_dpkg if shutil.which("dpkg-deb") else _through_python)(deb) as stream:
+    opened = _through_dpkg(deb) if shutil.which("dpkg-deb") else _through_python(deb)
+    with opened as stream:
         with tarfile.open(fileobj=stream, mode="r|") as tar:
             yield tar
         while stream.read(1 << 16):
@@ -202,11 +203,15 @@ def _through_python(deb: Path) -> Iterator[IO[bytes]]:
     """Without dpkg-deb: what Python can decompress."""
     with deb.open("rb") as file:
         name, size = _find_data(file)
-        opener = {"data.tar.xz": lzma.open, "data.tar.gz": gzip.open}.get(name)
-        if opener is None:
+        part = cast(IO[bytes], _Part(file, size))
+        if name.endswith(".xz"):
+            with lzma.open(part) as stream:
+                yield cast(IO[bytes], stream)
+        elif name.endswith(".gz"):
+            with gzip.open(part) as stream:
+                yield cast(IO[bytes], stream)
+        else:
             raise InputError(f"{deb}: holds {name}, which Python cannot read; install dpkg, whose dpkg-deb can")
-        with opener(cast(IO[bytes], _Part(file, size))) as stream:
-            yield cast(IO[bytes], stream)
 
 
 def _find_data(file: IO[bytes]) -> tuple[str, int]:

@@ -21,12 +21,14 @@ CODEBOOKS, ENTRIES, FRAME_RATE = 4, 1024, 50.0
 _CODEC_RATE, _CHROMA_HOP = 32000, 4096
 # One long Vorbis write crashes libsndfile.
 _BLOCK_SECONDS = 10
+_PIECE_SECONDS = 60  # then it begins anew
 _CHORDS = ((57, 60, 64), (53, 57, 60), (48, 52, 55), (55, 59, 62))
 
 
 def write_tracks(folder: Path, lengths: Sequence[int], suffixes: Sequence[str]) -> None:
     """Writes ``<seconds>.<suffix>`` for every length in seconds and every format: the same music, stereo."""
     folder.mkdir(parents=True, exist_ok=True)
+    blocks = [music(begin, _BLOCK_SECONDS) for begin in range(0, min(_PIECE_SECONDS, max(lengths)), _BLOCK_SECONDS)]
     with ExitStack() as stack:
         files = [
             (seconds, stack.enter_context(soundfile.SoundFile(str(folder / f"{seconds}.{suffix}"), "w", RATE, 2)))
@@ -34,7 +36,7 @@ def write_tracks(folder: Path, lengths: Sequence[int], suffixes: Sequence[str]) 
             for suffix in suffixes
         ]
         for begin in range(0, max(lengths), _BLOCK_SECONDS):
-            block = music(begin, min(_BLOCK_SECONDS, max(lengths) - begin))
+            block = blocks[begin // _BLOCK_SECONDS % len(blocks)]
             for seconds, file in files:
                 file.write(block[: max(0, seconds - begin) * RATE])
 
