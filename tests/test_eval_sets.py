@@ -207,6 +207,11 @@ def test_ids_become_names_that_generate_takes(tmp_path_factory, names):
     assert [prompt.id for prompt in read_prompts(folder / "manifest.jsonl", 1.0, 0)] == list(named.values())
 
 
+def test_names_that_would_become_alike_are_told_apart():
+    alike = ["a(b)", "a[b]", "a_b_", "-a", "a", "x" * 200, "x" * 201, "東" * 99, "東" * 98]
+    assert len({clip_name(name) for name in alike}) == len(alike)
+
+
 def test_plain_names_stay_as_they_are():
     assert [clip_name(name) for name in ("00012", "a/b c", "Björk_1.x")] == ["00012", "a--b c", "Björk_1.x"]
 

@@ -183,4 +183,4 @@ def clip_name(track: str) -> str:
     if name == track.replace("/", "--") and len(name.encode()) <= _LONGEST_NAME:
         return name
     digest = sha256(track.encode(errors="surrogateescape")).hexdigest()[:8]
-    return f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}_{digest}".lstrip("_")
+    return f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}_{digest}"

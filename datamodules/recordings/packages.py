@@ -127,6 +127,10 @@ PACKAGES = (
         root="usr/share/games/colobot/",
         source="data/",
         music=("music/*",),
+        left_out=(
+            ("music/music010.ogg", "too short: 18 s of music, and silence behind it"),
+            ("music/music011.ogg", "too short: 18 s of music, and silence behind it"),
+        ),
         megabytes=60,
     ),
     Package(

@@ -9,6 +9,7 @@ Shape letters: C channels, N samples, K codebooks, T frames.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from experiments.benchmarks.measuring import Row
 
 # Frames from the border: from each of these on, up to the next.
 DISTANCES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+_NAMES = [str(begin) if begin + 1 == end else f"{begin}-{end - 1}" for begin, end in pairwise(DISTANCES)]
+_NAMES.append(f"{DISTANCES[-1]}-")
 _CODEC, _CORPUS = "runs/demo/codec/model", "runs/demo/corpus"
 
 
@@ -33,13 +36,13 @@ class Border:
 
     Attributes:
         what: which border.
-        distance: least distance from it, in frames.
+        distance: from it, in frames: "0", "2-3", "256-".
         frames: how many were compared.
         equal: for each codebook, the share of equal codes.
     """
 
     what: str
-    distance: int
+    distance: str
     frames: int
     equal: tuple[float, ...]
 
@@ -55,13 +58,11 @@ def border_table(codec: TokenCodec, tracks: Iterable[Tensor], seconds: float = 3
 
     Returns:
         Rows for the left and the right border of crops that are encoded by themselves; behind and before the seams of
-        tracks that are encoded in windows, with the token writer's left context and with less.
+        tracks that are encoded in windows, without context and with the token writer's.
     """
     frames = round(seconds * codec.sample_rate / codec.hop)
     ours = encoding(codec)
-    unit = ours.right  # the shortest context there is
-    contexts = sorted({ours.left, unit, ours.left // 2 // unit * unit} - {0}, reverse=True)
-    windows = [replace(ours, length=ours.length - ours.left + left, left=left) for left in contexts]
+    none = replace(ours, length=ours.step, left=0, right=0)
     tallies: dict[str, _Tally] = {}
     for number, wav in enumerate(tracks):
         whole = _encode(codec, wav)
@@ -72,12 +73,11 @@ def border_table(codec: TokenCodec, tracks: Iterable[Tensor], seconds: float = 3
             inside = min(frames // 2, DISTANCES[-1])
             _tally(tallies, f"crops of {seconds:g} s, from the left border", same[:, :-inside])
             _tally(tallies, f"crops of {seconds:g} s, from the right border", same[:, : inside - 1 : -1])
-        for shape in windows:
+        for shape, context in ((none, "no context"), (ours, "the token writer's context")):
             same, seams = _windowed(codec, wav, shape) == whole, _seams(shape, wav.shape[1])
-            context = f"seams with {shape.left / codec.sample_rate:.2f} s of left context"
             for left, seam, right in zip([0, *seams], seams, [*seams[1:], whole.shape[1]], strict=False):
-                _tally(tallies, f"{context}, behind", same[:, seam : (seam + right) // 2])
-                _tally(tallies, f"{context}, before", same[:, (left + seam) // 2 : seam][:, ::-1])
+                _tally(tallies, f"windows with {context}, behind a seam", same[:, seam : (seam + right) // 2])
+                _tally(tallies, f"windows with {context}, before a seam", same[:, (left + seam) // 2 : seam][:, ::-1])
     return [row for what, tally in tallies.items() for row in tally.rows(what)]
 
 
@@ -89,7 +89,7 @@ def border_rows(
         say(f"borders: left out, for there is no codec in {codec}; `make demo` makes one")
         return []
     return [
-        Row(f"equal codes, {row.what}: {row.distance} frames and more", "%", 100 * float(np.mean(row.equal)))
+        Row(f"equal codes, {row.what}: frames {row.distance}", "%", 100 * float(np.mean(row.equal)))
         for row in _measured(codec, manifest, 1 if quick else 4)
     ]
 
@@ -108,7 +108,7 @@ def borders(codec: str = _CODEC, manifest: str = _CORPUS, tracks: int = 4) -> No
             what = row.what
             print(f"{what}\n  frames     compared  {'  '.join(f'book {k}' for k in range(len(row.equal)))}")
         shares = "  ".join(f"{100 * share:5.1f}%" for share in row.equal)
-        print(f"  >= {row.distance:<7d}{row.frames:9d}  {shares}")
+        print(f"  {row.distance:<9} {row.frames:9d}  {shares}")
 
 
 def _measured(codec: str, manifest: str, tracks: int) -> list[Border]:
@@ -167,7 +167,7 @@ class _Tally:
         """One for each distance that was seen."""
         return [
             Border(what, distance, int(frames), tuple((equal / frames).tolist()))
-            for distance, frames, equal in zip(DISTANCES, self.frames, self.equal, strict=True)
+            for distance, frames, equal in zip(_NAMES, self.frames, self.equal, strict=True)
             if frames
         ]
 

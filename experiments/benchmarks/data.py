@@ -6,8 +6,6 @@ Shape letters: B items, C channels, N samples, K codebooks, T frames.
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib import import_module
-from importlib.util import find_spec
 from itertools import count, cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +23,7 @@ from datamodules.batches import TokenBatch
 from datamodules.sample_order import uniform
 from datamodules.token_store import TokenStore
 from datamodules.tokens import Collate, TokenDataModule, TokenDataset
+from experiments.benchmarks.borders import border_rows
 from experiments.benchmarks.made_up import FRAME_RATE, RATE, write_store, write_tracks
 from experiments.benchmarks.measuring import Row, rates
 from experiments.benchmarks.scale import mapped_slices, memory_rows, scale_rows
@@ -62,9 +61,8 @@ def data_rows(repeats: int, quick: bool = False, say: Callable[[str], object] = 
         rows += scale_rows(folder / "scale", repeats, quick)
         say("training")
         rows += training_rows(folder / "store", *((40, 10) if quick else (500, 50)))
-        if find_spec("experiments.benchmarks.borders"):
-            say("borders")
-            rows += import_module("experiments.benchmarks.borders").border_rows(quick=quick)
+        say("borders")
+        rows += border_rows(quick, say=say)
     return rows
 
 
