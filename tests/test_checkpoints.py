@@ -126,5 +126,5 @@ def test_nothing_is_unpickled():
         text = file.read_text()
         for call in re.findall(r"torch\.load\(.*", text):
             assert "weights_only=True" in call, f"{file} uses {call}"
-        for word in ( "import pickle", "joblib", "weights_only=False", "yaml.load(", "allow_pickle=True"):
+        for word in ("import pickle", "joblib", "weights_only=False", "yaml.load(", "allow_pickle=True"):
             assert word not in text, f"{file} uses {word}"
