@@ -125,12 +125,16 @@ class TokenWriter:
         """Joins the shards of all processes; called by one of them when all have written theirs.
 
         Raises:
-            InputError: too many tracks, or all, have failed.
+            InputError: too many tracks, or all, have failed; or a shard is missing.
         """
         records = []
         for number in range(len(self.shards)):
             record = ShardFiles(self.folder, number).record()
-            assert record is not None, f"shard {number} is missing after all have been written"
+            if record is None:
+                raise InputError(
+                    f"{self.folder}: {ShardFiles(self.folder, number).name} is not there, though every process is "
+                    "done; all machines must write to the same folder"
+                )
             records.append(record)
         self.failed = []
         self._count([failure for record in records for failure in record.failed])
