@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from datamodules.whole_files import write_whole
 from lightning_modules.callbacks import WeightAverage
 
 RECORD = "training.json"
@@ -58,7 +59,8 @@ class ModelFolder(Callback):
             "valid_metric": self.valid_metric,
             "curve": self.curve,
         }
-        (self.folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
+        # Whole or not at all: this file says that the run came to its end.
+        write_whole(self.folder / RECORD, json.dumps(record).encode())
         print(f"model: {self.folder}")
 
     def state_dict(self) -> dict[str, Any]:
