@@ -8,6 +8,7 @@ Shape letters: K codebooks, T frames.
 
 import json
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import FileIO
@@ -19,7 +20,8 @@ from datamodules.errors import InputError
 from datamodules.storage import Folder, LocalFolder, open_folder
 from datamodules.token_format import INDEX, KINDS, PLACE, PLACES, REMEDY, Place, Shard, read_header
 
-_OPEN_FILES = 256
+# Half of what a process may have open; to open a file costs as much as to read from it.
+_OPEN_FILES = max(64, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4096))
 
 
 class TokenTrack(NamedTuple):

@@ -13,6 +13,7 @@ import textwrap
 import zipfile
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from datamodules.recordings.copyright import (
 )
 from datamodules.recordings.debs import unpack, unpacked
 from datamodules.recordings.packages import with_known_names
-from datamodules.recordings.tags import title_from_name
+from datamodules.recordings.tags import read_tags, title_from_name
 
 ZAZ = choose(["zaz-data"])[0]
 STK = choose(["supertuxkart-data"])[0]
@@ -92,6 +93,7 @@ def write_deb(path: Path, files: dict[str, bytes] | bytes, compression: str = "x
         "debian-binary": b"2.0\n",
         "control.tar.gz": tar_of({"./control": b"Package: x\n"}, "w:gz"),
         f"data.tar.{compression}": files if isinstance(files, bytes) else tar_of(files, f"w:{compression}"),
+        "_gpgorigin": b"a signature of somebody's",
     }
     data = b"!<arch>\n"
     for name, part in parts.items():
@@ -362,7 +364,7 @@ def test_damage_at_the_very_end_is_seen(tmp_path, reader):
     unpack(deb, ZAZ, tmp_path / "whole")
     shutil.rmtree(tmp_path / "whole")
     data = bytearray(deb.read_bytes())
-    data[-40] ^= 255
+    data[data.index(b"_gpgorigin") - 20] ^= 255
     deb.write_bytes(data)
     with pytest.raises(InputError, match="is damaged"):
         unpack(deb, ZAZ, tmp_path / "out")
@@ -546,6 +548,9 @@ def test_audio_is_copied_where_a_file_cannot_have_two_names(tmp_path, zaz, monke
     monkeypatch.setattr(os, "link", refuse)
     collected(tmp_path, zaz)
     copy = tmp_path / "out" / "audio" / "zaz-data" / "mus1.ogg"
+    number = copy.stat().st_ino
+    collected(tmp_path, zaz)
+    assert copy.stat().st_ino == number  # not copied again
     assert copy.read_bytes() == (tmp_path / "out" / "packages" / "zaz-data" / "files" / "mus1.ogg").read_bytes()
 
 
@@ -589,6 +594,22 @@ def test_titles_come_from_names_and_musicians_have_one_name():
     assert with_known_names("0zone0ne and Krobonil") == "Max Freeman and Chris Leutwyler"
     assert with_known_names("Chris Leutwyler (Krobonil)") == "Chris Leutwyler"
     assert with_known_names("Wanstimann") == "Wanstimann"
+
+
+def test_of_the_tags_only_what_tells_something_counts(monkeypatch):
+    import tinytag
+
+    def tags(**fields):
+        monkeypatch.setattr(tinytag.TinyTag, "get", lambda path: SimpleNamespace(as_dict=lambda: fields))
+        return read_tags(Path("hr3-rlyeh.ogg"))
+
+    assert tags(composer=["Jan"], artist=["???"], genre=["Soundtrack", "Folk"], channels=2).artist == "Jan"
+    assert tags(genre=["Soundtrack", "Folk"]).genre == "Folk"
+    assert tags(genre=["Game"]).genre is None
+    several = tags(title=["Living Caves", "Crossroads", "R'Lyeh"])
+    assert (several.title, several.named) == ("R'Lyeh", True)
+    assert tags(title=["Living Caves", "Crossroads"]).title == "hr3 rlyeh"
+    assert tags(title=["One", "One"]).title == "One"
 
 
 def test_the_command_ends_in_a_manifest(tmp_path, zaz, capsys):

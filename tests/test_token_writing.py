@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -225,6 +224,15 @@ def test_tracks_that_cannot_be_read_are_left_out(tmp_path, codec_folder, small_s
     assert files(out) == files(tmp_path / "straight")
 
 
+@pytest.mark.parametrize(("seconds", "frames"), [(2.5, 250), (3.5, 350), (1.9, None), (4.1, None), (0.0, None)])
+def test_a_second_more_or_less_than_the_manifest_says_is_taken(tmp_path, codec_folder, seconds, frames):
+    manifest = music(tmp_path / "music", [("a", "train", 3.0, "one"), ("b", "train", 3.0, "two")])
+    tiny.soundfile.write(manifest / "b.wav", tiny.sine(seconds, tiny.RATE), tiny.RATE)
+    Counted(codec_folder).write(manifest, tmp_path / "tokens")
+    found = [track.frames for track in TokenStore(tmp_path / "tokens").tracks]
+    assert found == ([300, frames] if frames else [300])
+
+
 def test_too_many_failures_end_the_run_with_a_list(tmp_path, codec_folder, small_shards):
     manifest = music(tmp_path / "music")
     for name in "ef":
@@ -262,7 +270,7 @@ def test_an_interrupted_run_goes_on_behind_its_last_shard(tmp_path, codec_folder
     with pytest.raises(ZeroDivisionError):
         Counted(codec_folder, limit=5).write(manifest, out)
     assert len(list(out.glob("tokens-*.json"))) == 2
-    (out / "tokens-00002.bin.partial").write_text("half of it")
+    (out / "tokens-00000.bin.partial").write_text("half of it")
     (out / "tokens-00009.bin").write_text("of an earlier plan")
     (out / "tokens-00004.jsonl").write_text("of an earlier plan")
     rest = Counted(codec_folder)
@@ -324,16 +332,16 @@ from datamodules.manifest import read_manifest
 from datamodules.token_writer import TokenWriter
 from experiments.tokenizing import write_store
 from lightning_modules.checkpoints import load_codec
-manifest, folder, out, wait = sys.argv[1:]
+manifest, folder, out, wait, devices = sys.argv[1:]
 codec = load_codec(folder)
 encode = codec.encode
 codec.encode = lambda wav: time.sleep(float(wait)) or encode(wav)
 writer = TokenWriter(out, read_manifest(manifest), token_plan.encoding(codec))
-write_store(codec, writer, device="cpu", devices=2, batch_size=2, workers=0)
+write_store(codec, writer, device="cpu", devices=int(devices), batch_size=2, workers=0)
 """
 
 
-def test_two_processes_that_were_killed_write_the_same_store_as_one(tmp_path, codec_folder, small_shards):
+def test_two_processes_finish_what_a_killed_one_began(tmp_path, codec_folder, small_shards):
     tracks = [(f"t{i}", "train", 61.0 + i, f"caption {i}") for i in range(8)]
     manifest, out = music(tmp_path / "music", tracks), tmp_path / "tokens"
     Counted(codec_folder).write(manifest, tmp_path / "straight")
@@ -343,16 +351,16 @@ def test_two_processes_that_were_killed_write_the_same_store_as_one(tmp_path, co
     # Not what other tests leave in the environment: a rank, a port.
     keep = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LD_LIBRARY_PATH")}
     environment = {**keep, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*words, "0.3"], env=environment, start_new_session=True, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*words, "0.3", "1"], env=environment, stderr=subprocess.PIPE)
     while not list(out.glob("tokens-*.json")):
         assert process.poll() is None, process.stderr.read().decode()
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.communicate()
     finished = {name: data for name, data in files(out).items() if name.endswith(".json")}
     assert 0 < len(finished) < 8
     assert "index.json" not in finished
-    subprocess.run([*words, "0"], env=environment, check=True, capture_output=True)
+    subprocess.run([*words, "0", "2"], env=environment, check=True, capture_output=True)
     assert files(out) == files(tmp_path / "straight")
     assert {name: files(out)[name] for name in finished} == finished
 
