@@ -36,9 +36,18 @@ def pack_codes(codes: "np.ndarray[Any, Any]", bits: int) -> "np.ndarray[Any, Any
 
 def unpack_codes(packed: "np.ndarray[Any, Any]", bits: int, count: int) -> "np.ndarray[Any, Any]":
     """The inverse of ``pack_codes``: ``count`` codes."""
-    wide = np.zeros((count, 16), dtype=np.uint8)
-    wide[:, :bits] = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
-    return np.packbits(wide, axis=1, bitorder="little").view("<u2").reshape(count)
+    # Eight codes fill ``bits`` bytes, and each of them lies within three of these.
+    groups = -(-count // 8)
+    padded = np.zeros(groups * bits, dtype=np.uint8)
+    padded[: len(packed)] = packed
+    rows = np.zeros((groups, bits + 2), dtype=np.uint32)
+    rows[:, :bits] = padded.reshape(groups, bits)
+    codes = np.empty((groups, 8), dtype="<u2")
+    for place in range(8):
+        byte, shift = divmod(place * bits, 8)
+        word = rows[:, byte] | rows[:, byte + 1] << np.uint32(8) | rows[:, byte + 2] << np.uint32(16)
+        codes[:, place] = word >> np.uint32(shift) & np.uint32(2**bits - 1)
+    return codes.reshape(-1)[:count]
 
 
 def pack_store(store: str, out: str | Path, progress: Callable[[Shard], None] = lambda shard: None) -> Header:
