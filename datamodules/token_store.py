@@ -239,6 +239,10 @@ class _Files:
                     raise self._short(number, kind)
 
     def _file(self, shard: int, kind: str) -> FileIO:
+        # A remote store's file is asked for at each use: that marks it as used, and one that the cache has let go of
+        # takes no more room on the disk.
+        while self.remote and self._open:
+            self._open.popitem()[1].close()
         file = self._open.get((shard, kind))
         if file is not None:
             self._open.move_to_end((shard, kind))

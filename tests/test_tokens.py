@@ -89,6 +89,7 @@ def test_a_store_behind_a_url(tmp_path, token_store, monkeypatch):
     assert windows.store.remote
     for number in range(20):
         assert torch.equal(windows[number].codes, local[number].codes)
+    assert len(windows.store._files._open) == 1
     (token_store / "index.json").unlink()
     with pytest.raises(InputError, match=r"index\.json is missing"):
         TokenStore(token_store)
