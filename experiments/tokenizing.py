@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import Progress
 
 from datamodules.errors import InputError
-from datamodules.token_writer import Summary, TokenWriter
+from datamodules.tokens.writer import Summary, TokenWriter
 from experiments.callbacks import in_words
 from experiments.console import pick_device, progress
 from lightning_modules.codec.encodec import Codec

@@ -7,8 +7,8 @@ from typing import Any
 
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest
-from datamodules.token_format import INDEX, is_store
-from datamodules.token_store import TokenStore
+from datamodules.tokens.format import INDEX, is_store
+from datamodules.tokens.store import TokenStore
 from experiments.compose import language_model_layers, merged
 from experiments.console import pick_device
 from experiments.plan import Plan, plan

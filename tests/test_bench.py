@@ -9,8 +9,8 @@ from torchaudio.transforms import Resample
 
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest
-from datamodules.token_store import TokenStore
 from datamodules.tokens import TokenDataset
+from datamodules.tokens.store import TokenStore
 from experiments.benchmarks import data, made_up, scale
 from experiments.benchmarks.measuring import Row, machine, one_thread, rates, table, write_rows
 from experiments.commands.bench import bench

@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from datamodules.errors import InputError
-from datamodules.token_store import TokenStore
+from datamodules.tokens.store import TokenStore
 from lightning_modules.lm.held_out import held_out, unigram_log_probabilities
 
 

@@ -6,13 +6,13 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules import token_packing
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest
-from datamodules.token_packing import bits_for, pack_codes, pack_store, unpack_codes, unpack_store
-from datamodules.token_plan import Encoding
-from datamodules.token_store import TokenStore
-from datamodules.token_writer import TokenWriter
+from datamodules.tokens import packing as token_packing
+from datamodules.tokens.packing import bits_for, pack_codes, pack_store, unpack_codes, unpack_store
+from datamodules.tokens.plan import Encoding
+from datamodules.tokens.store import TokenStore
+from datamodules.tokens.writer import TokenWriter
 
 
 @given(st.integers(1, 16).flatmap(lambda bits: st.tuples(st.just(bits), st.lists(st.integers(0, 2**bits - 1)))))

@@ -15,15 +15,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules import token_plan, whole_files
+from datamodules import whole_files
 from datamodules.audio_io import read_audio
 from datamodules.errors import InputError
 from datamodules.features.chroma import ChromaExtractor
 from datamodules.manifest import read_manifest
-from datamodules.token_pieces import PieceDataset
-from datamodules.token_plan import encoding, plan_batches, plan_shards
-from datamodules.token_store import TokenStore
-from datamodules.token_writer import TokenWriter
+from datamodules.tokens import plan as token_plan
+from datamodules.tokens.pieces import PieceDataset
+from datamodules.tokens.plan import encoding, plan_batches, plan_shards
+from datamodules.tokens.store import TokenStore
+from datamodules.tokens.writer import TokenWriter
 from experiments.tokenizing import write_store
 from lightning_modules.checkpoints import load_codec, save_codec
 
@@ -326,10 +327,10 @@ def test_a_full_disk_is_one_line_and_the_store_goes_on(tmp_path, codec_folder, s
 
 SCRIPT = """
 import sys, time
-from datamodules import token_plan
+from datamodules.tokens import plan as token_plan
 token_plan._SHORTEST = 50.0
 from datamodules.manifest import read_manifest
-from datamodules.token_writer import TokenWriter
+from datamodules.tokens.writer import TokenWriter
 from experiments.tokenizing import write_store
 from lightning_modules.checkpoints import load_codec
 manifest, folder, out, wait, devices = sys.argv[1:]

@@ -8,12 +8,12 @@ import pytest
 import tiny
 import torch
 
-from datamodules import token_store as reading
 from datamodules.captions import CaptionConfig, training_caption
 from datamodules.errors import InputError
-from datamodules.token_format import is_store
-from datamodules.token_store import TokenStore
 from datamodules.tokens import TokenDataModule
+from datamodules.tokens import store as reading
+from datamodules.tokens.format import is_store
+from datamodules.tokens.store import TokenStore
 
 FRAMES = (40, 13, 25, 31, 8, 30, 22)  # of tiny.write_store
 

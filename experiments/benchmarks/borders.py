@@ -20,7 +20,7 @@ from torch import Tensor
 from datamodules.audio_io import read_audio
 from datamodules.manifest import read_manifest
 from datamodules.sample_order import uniform
-from datamodules.token_plan import Encoding, TokenCodec, encoding
+from datamodules.tokens.plan import Encoding, TokenCodec, encoding
 from experiments.benchmarks.measuring import Row
 
 # Frames from the border: from each of these on, up to the next.

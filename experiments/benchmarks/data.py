@@ -21,8 +21,8 @@ from torchaudio.transforms import Resample
 from datamodules.audio_io import read_audio
 from datamodules.batches import TokenBatch
 from datamodules.sample_order import uniform
-from datamodules.token_store import TokenStore
 from datamodules.tokens import Collate, TokenDataModule, TokenDataset
+from datamodules.tokens.store import TokenStore
 from experiments.benchmarks.borders import border_rows
 from experiments.benchmarks.made_up import FRAME_RATE, RATE, write_store, write_tracks
 from experiments.benchmarks.measuring import Row, rates

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from datamodules.manifest import FILE_NAME
-from datamodules.token_format import INDEX, PLACE, PLACES, Header, Shard, write_index
+from datamodules.tokens.format import INDEX, PLACE, PLACES, Header, Shard, write_index
 
 RATE = 44100  # Hz of the tracks
 CODEBOOKS, ENTRIES, FRAME_RATE = 4, 1024, 50.0

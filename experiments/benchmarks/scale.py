@@ -15,9 +15,9 @@ from datamodules.crops import CropDataset, CropShape
 from datamodules.errors import InputError
 from datamodules.manifest import FILE_NAME, read_manifest
 from datamodules.sample_order import SampleOrder, uniform
-from datamodules.token_format import PLACES
-from datamodules.token_store import TokenStore
 from datamodules.tokens import TokenDataset
+from datamodules.tokens.format import PLACES
+from datamodules.tokens.store import TokenStore
 from experiments.benchmarks.made_up import FRAME_RATE, write_manifest, write_store
 from experiments.benchmarks.measuring import Row, rates
 

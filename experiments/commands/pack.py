@@ -12,8 +12,8 @@ def pack(store: str, out: str, unpack: bool = False) -> None:
         unpack: turn a packed store back into one that can be read.
     """
     from datamodules.storage import open_folder
-    from datamodules.token_format import read_header
-    from datamodules.token_packing import pack_store, unpack_store
+    from datamodules.tokens.format import read_header
+    from datamodules.tokens.packing import pack_store, unpack_store
     from experiments.console import progress, require_folder
 
     require_folder(out)

@@ -24,7 +24,7 @@ def perplexity(
     import json
     from pathlib import Path
 
-    from datamodules.token_store import TokenStore
+    from datamodules.tokens.store import TokenStore
     from experiments.console import pick_device, progress
     from lightning_modules.checkpoints import load_model
     from lightning_modules.lm.held_out import held_out

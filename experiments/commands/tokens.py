@@ -30,8 +30,8 @@ def tokens(
     import time
 
     from datamodules.manifest import read_manifest
-    from datamodules.token_plan import encoding
-    from datamodules.token_writer import TokenWriter
+    from datamodules.tokens.plan import encoding
+    from datamodules.tokens.writer import TokenWriter
     from experiments.console import require_folder
     from experiments.tokenizing import write_store
     from lightning_modules.checkpoints import load_codec

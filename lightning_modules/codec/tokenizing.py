@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.features.chroma import ChromaExtractor
-from datamodules.token_format import SILENT
-from datamodules.token_pieces import PieceBatch, PieceDataset, piece_loader
-from datamodules.token_plan import CHROMA_HOP, CHROMA_WINDOW
-from datamodules.token_writer import TokenWriter
+from datamodules.tokens.format import SILENT
+from datamodules.tokens.pieces import PieceBatch, PieceDataset, piece_loader
+from datamodules.tokens.plan import CHROMA_HOP, CHROMA_WINDOW
+from datamodules.tokens.writer import TokenWriter
 from lightning_modules.codec.encodec import Codec
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import InputError
-from datamodules.token_store import TokenStore, TokenTrack
 from datamodules.tokens import Collate, token_window
+from datamodules.tokens.store import TokenStore, TokenTrack
 from lightning_modules.generation.model import MusicModel
 from lightning_modules.lm.losses import cross_entropy_sums
 

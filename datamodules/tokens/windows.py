@@ -17,8 +17,8 @@ from datamodules.captions import CaptionConfig, training_caption
 from datamodules.errors import InputError
 from datamodules.loading import NumberedDataModule
 from datamodules.sample_order import SampleOrder, weigh_sources
-from datamodules.token_format import SILENT
-from datamodules.token_store import TokenStore, TokenTrack
+from datamodules.tokens.format import SILENT
+from datamodules.tokens.store import TokenStore, TokenTrack
 
 _PLAIN = CaptionConfig()
 # Of a remote store the shards of the sample that comes so much later are fetched in the background.

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from datamodules.manifest import Track
-from datamodules.token_format import KINDS
-from datamodules.token_plan import CHROMA_HOP, CHROMA_WINDOW, Encoding
+from datamodules.tokens.format import KINDS
+from datamodules.tokens.plan import CHROMA_HOP, CHROMA_WINDOW, Encoding
 from datamodules.whole_files import partial_path, write_whole
 
 _VERSION = 1

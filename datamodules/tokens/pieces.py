@@ -18,7 +18,7 @@ from datamodules.audio_io import read_audio
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.storage import StorageError
-from datamodules.token_plan import Encoding, plan_batches
+from datamodules.tokens.plan import Encoding, plan_batches
 
 _TOLERANCE = 1.0  # seconds by which a file may be longer or shorter than its manifest says
 

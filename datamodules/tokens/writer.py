@@ -20,10 +20,10 @@ import numpy as np
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest, Track
 from datamodules.storage import StorageError
-from datamodules.token_format import INDEX, PLACE, PLACES, Header, Shard, write_index
-from datamodules.token_pieces import PieceBatch
-from datamodules.token_plan import CHROMA_HOP, Encoding, plan_shards
-from datamodules.token_shard import Keys, LeftOut, Record, ShardFiles, file_state, keys
+from datamodules.tokens.format import INDEX, PLACE, PLACES, Header, Shard, write_index
+from datamodules.tokens.pieces import PieceBatch
+from datamodules.tokens.plan import CHROMA_HOP, Encoding, plan_shards
+from datamodules.tokens.shard import Keys, LeftOut, Record, ShardFiles, file_state, keys
 from datamodules.whole_files import write_whole
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import numpy as np
 
 from datamodules.errors import InputError
 from datamodules.storage import Folder, open_folder
-from datamodules.token_format import INDEX, KINDS, PLACES, Header, Shard, read_header, write_index
+from datamodules.tokens.format import INDEX, KINDS, PLACES, Header, Shard, read_header, write_index
 from datamodules.whole_files import write_whole
 
 PACKED = "packed"

@@ -1,4 +1,4 @@
-"""The token store, opened for reading (its files: datamodules/token_format.py).
+"""The token store, opened for reading (its files: datamodules/tokens/format.py).
 
 What grows with the number of tracks stays on disk: a row is mapped, a line is parsed when its track is asked for, and
 codes are read, not mapped, so that a process's memory does not grow with what it has seen of the store.
@@ -18,7 +18,7 @@ import numpy as np
 
 from datamodules.errors import InputError
 from datamodules.storage import Folder, LocalFolder, open_folder
-from datamodules.token_format import INDEX, KINDS, PLACE, PLACES, REMEDY, Place, Shard, read_header
+from datamodules.tokens.format import INDEX, KINDS, PLACE, PLACES, REMEDY, Place, Shard, read_header
 
 # Half of what a process may have open; to open a file costs as much as to read from it.
 _OPEN_FILES = max(64, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4096))
