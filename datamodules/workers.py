@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -39,8 +39,11 @@ def _end_with_parent() -> None:
 
 
 def unordered(
-    function: Callable[[_Job], _Result], jobs: Iterable[_Job], workers: int
-) -> Iterator[tuple[_Job, _Result | WorkerCrashedError]]:
+    function: Callable[[_Job], _Result],
+    jobs: Iterable[_Job],
+    workers: int,
+    initializer: Callable[[], None] = start_worker,
+) -> Generator[tuple[_Job, _Result | WorkerCrashedError], None, None]:
     """Does jobs in ``workers`` processes and yields (job, result) as they end; few are ever in flight.
 
     When a process is killed, the jobs in flight are done again one by one, so that only the one that kills its process
@@ -48,11 +51,11 @@ def unordered(
     """
     rest = iter(jobs)
     while True:
-        suspects = yield from _until_a_crash(function, rest, workers)
+        suspects = yield from _until_a_crash(function, rest, workers, initializer)
         if suspects is None:
             return
         for job in suspects:
-            crashed = yield from _until_a_crash(function, iter([job]), 1)
+            crashed = yield from _until_a_crash(function, iter([job]), 1, initializer)
             if crashed is not None:
                 yield (
                     job,
@@ -61,11 +64,11 @@ def unordered(
 
 
 def _until_a_crash(
-    function: Callable[[_Job], _Result], jobs: Iterator[_Job], workers: int
+    function: Callable[[_Job], _Result], jobs: Iterator[_Job], workers: int, initializer: Callable[[], None]
 ) -> "Iterator[tuple[_Job, _Result]] | Any":
     """Yields results; returns the jobs that were in flight when a process was killed, or None at the end."""
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=start_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=initializer)
     flight: dict[Any, Any] = {}
     try:
         while True:

@@ -64,8 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
         full = _full_disk(error)
         if full is not None:
             where = full.filename or "the disk that it writes to"
-            message = f"no space is left on {where}; free some and give the command again: what is finished is kept"
-            sys.exit(_complain(f"mgl {name}: {message}", 1))
+            message = f"no space is left on {where}; make room and give the same command again: what is finished stays"
+            sys.exit(_complain(f"mgl {name}: {_input_error(error) or message}", 1))
         wrong = _input_error(error)
         if wrong is None:
             raise

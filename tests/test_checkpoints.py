@@ -1,6 +1,5 @@
 """Model folders: what goes in comes out, and nothing else is accepted."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -124,7 +123,5 @@ def test_nothing_is_unpickled():
     assert len(files) > 30
     for file in files:
         text = file.read_text()
-        for call in re.findall(r"torch\.load\(.*", text):
-            assert "weights_only=True" in call, f"{file} uses {call}"
-        for word in ("import pickle", "joblib", "weights_only=False", "yaml.load(", "allow_pickle=True"):
+        for word in ("torch.load(", "import pickle", "joblib", "weights_only=False", "yaml.load(", "allow_pickle=True"):
             assert word not in text, f"{file} uses {word}"

@@ -437,7 +437,7 @@ def test_song_describer_shares_clips_between_captions(tmp_path):
     lacking = lines(tmp_path / "refs" / "missing.jsonl")
     assert [line["id"] for line in lacking] == ["159", "5", "768"]
     assert made.missing == 3
-    assert "caption_id again" in lacking[0]["reason"]
+    assert "caption_id 159 again" in lacking[0]["reason"]
     verify(tmp_path / "refs")
     valid = song_describer_set(table, audio, tmp_path / "valid", seconds=2.0, valid=True, sample_rate=RATE)
     assert ids(tmp_path / "valid") == ["810", "159", "859"]

@@ -1,22 +1,21 @@
 """Building a corpus: checks, jobs, processes, progress, manifest."""
 
 import gc
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datamodules.corpus.catalogue import catalogue
 from datamodules.corpus.packages import recipe, soundfont_path
 from datamodules.corpus.pieces import Job, finished_line, make_piece, partial_path, stored_line
 from datamodules.corpus.selection import Selection
 from datamodules.errors import InputError
-from datamodules.manifest import FILE_NAME, Track, read_manifest, write_manifest
-from datamodules.workers import cores, start_worker
+from datamodules.workers import WorkerCrashedError, cores, start_worker, unordered
+
+if TYPE_CHECKING:
+    from datamodules.manifest import Track
 
 # Raise with every change that makes a piece sound or read otherwise: pieces of another revision are made again.
 REVISION = 1
@@ -52,6 +51,8 @@ def build_corpus(
     Raises:
         InputError: a bad number, a package that is missing, a folder that cannot be written or holds another corpus.
     """
+    from datamodules.manifest import FILE_NAME, write_manifest
+
     for flag, number in (("--pieces", pieces), ("--workers", 1 if workers is None else workers)):
         if number < 1:
             raise InputError(f"{flag} must be at least 1, not {number}")
@@ -76,6 +77,8 @@ def build_corpus(
 
 def _prepared(root: Path, seed: int) -> Path:
     """Makes the folder, or sees that what lies there may be continued."""
+    from datamodules.manifest import FILE_NAME, read_manifest
+
     if root.exists() and not root.is_dir():
         raise InputError(f"--out {root}: is a file; give a folder")
     seeds = (
@@ -107,28 +110,18 @@ def _made(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, dict[str, An
         finally:
             gc.set_threshold(*usual)
         return
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        running = {pool.submit(make_piece, job): job.number for job in jobs}
-        for future in as_completed(running):
-            yield running[future], future.result()
-    except BaseException as error:
-        # Broken off: workers would otherwise finish what they have, and keep the terminal waiting.
-        pool.shutdown(wait=False, cancel_futures=True)
-        workers_left = set(multiprocessing.active_children()) - before
-        for process in workers_left:
-            process.terminate()
-        for process in workers_left:
-            process.join()
+        with closing(unordered(make_piece, jobs, workers, _start_worker)) as made:
+            for job, line in made:
+                if isinstance(line, WorkerCrashedError):
+                    raise InputError(
+                        "a rendering process was killed (out of memory?); run the command again, with fewer --workers"
+                    )
+                yield job.number, line
+    except BaseException:
         for job in jobs:
             partial_path(job.path).unlink(missing_ok=True)
-        if isinstance(error, BrokenProcessPool):
-            raise InputError(
-                "a rendering process was killed (out of memory?); run the command again, with fewer --workers"
-            ) from error
         raise
-    pool.shutdown()
 
 
 def _start_worker() -> None:
@@ -147,7 +140,9 @@ def _progress(total: int, done: int) -> Iterator[Any]:
         yield lambda: bar.advance(task)
 
 
-def _track(line: dict[str, Any], path: Path) -> Track:
+def _track(line: dict[str, Any], path: Path) -> "Track":
+    from datamodules.manifest import Track
+
     own = ("id", "duration", "sample_rate", "caption", "split")
     return Track(
         **{name: line[name] for name in own},

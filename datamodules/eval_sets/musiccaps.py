@@ -12,7 +12,7 @@ from datamodules.audio_io import audio_length
 from datamodules.errors import InputError
 from datamodules.eval_sets.building import build_set
 from datamodules.eval_sets.clips import Wanted
-from datamodules.eval_sets.published import AudioFolder, Row, file_digest, read_table
+from datamodules.eval_sets.published import AudioFolder, Row, file_digest, first_of_each, read_table
 from datamodules.eval_sets.record import Progress, SetRecord, no_progress
 
 SECONDS = 10.0
@@ -61,17 +61,10 @@ def musiccaps_set(
         rows = [row for row in rows if row.is_true("is_balanced_subset")]
         if not rows:
             raise InputError(f"{csv}: no line has is_balanced_subset; leave --balanced out")
-    wanted: dict[str, Wanted] = {}
-    repeated = []
-    for row in rows:
-        one = _clip(row, folder, whole)
-        if one.id in wanted:
-            reason = f"line {row.number} has the ytid {row['ytid']} again; the first line with it counts"
-            repeated.append({"id": one.id, "reason": reason})
-        wanted.setdefault(one.id, one)
+    wanted, repeated = first_of_each([(row, _clip(row, folder, whole)) for row in rows], "ytid")
     return build_set(
         out,
-        list(wanted.values()),
+        wanted,
         kind="musiccaps",
         seconds=seconds,
         sample_rate=sample_rate,

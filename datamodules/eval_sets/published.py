@@ -10,6 +10,7 @@ from pathlib import Path
 import soundfile
 
 from datamodules.errors import InputError
+from datamodules.eval_sets.clips import Wanted
 
 _READABLE = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
 READABLE = _READABLE | {".aif", ".oga", ".opus", ".snd", ".wave"}
@@ -83,6 +84,23 @@ def read_table(path: str | Path, columns: Sequence[str]) -> list[Row]:
 def file_digest(path: str | Path) -> str:
     """sha256 of a file, for a set's settings."""
     return sha256(Path(path).read_bytes()).hexdigest()
+
+
+def first_of_each(clips: Sequence[tuple[Row, Wanted]], column: str) -> tuple[list[Wanted], list[dict[str, str]]]:
+    """The clips, of several with one id the first, and of the others what ``missing.jsonl`` says of them.
+
+    Args:
+        clips: lines, and the clips that they stand for.
+        column: where the ids come from.
+    """
+    wanted: dict[str, Wanted] = {}
+    repeated = []
+    for row, one in clips:
+        if one.id in wanted:
+            reason = f"line {row.number} has the {column} {row[column]} again; the first line with it counts"
+            repeated.append({"id": one.id, "reason": reason})
+        wanted.setdefault(one.id, one)
+    return list(wanted.values()), repeated
 
 
 class AudioFolder:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from datamodules.errors import InputError
 from datamodules.eval_sets.building import build_set
 from datamodules.eval_sets.clips import Wanted
-from datamodules.eval_sets.published import AudioFolder, Row, file_digest, read_table
+from datamodules.eval_sets.published import AudioFolder, Row, file_digest, first_of_each, read_table
 from datamodules.eval_sets.record import Progress, SetRecord, no_progress
 
 _COLUMNS = ("caption_id", "track_id", "caption", "is_valid_subset", "artist_id", "path")
@@ -49,17 +49,10 @@ def song_describer_set(
         rows = [row for row in rows if row.is_true("is_valid_subset")]
         if not rows:
             raise InputError(f"{csv}: no line has is_valid_subset; leave --valid out")
-    wanted: dict[str, Wanted] = {}
-    repeated = []
-    for row in rows:
-        one = _caption(row, folder)
-        if one.id in wanted:
-            reason = f"line {row.number} has the caption_id again; the first line with it counts"
-            repeated.append({"id": one.id, "reason": reason})
-        wanted.setdefault(one.id, one)
+    wanted, repeated = first_of_each([(row, _caption(row, folder)) for row in rows], "caption_id")
     return build_set(
         out,
-        list(wanted.values()),
+        wanted,
         kind="song-describer",
         seconds=seconds,
         sample_rate=sample_rate,

@@ -98,7 +98,7 @@ def scan(root: Path, placed: dict[str, str], skip: frozenset[str] = frozenset())
             continue
         for entry, place in _walk(top, os.path.realpath(top), set()):
             inside = os.path.normpath(os.path.join(relative, place))
-            if inside.split(os.sep)[0] not in skip or (os.sep in inside and relative != "."):
+            if inside not in skip:
                 _look(result, entry, inside, source, os.path.realpath(top))
     return result
 
