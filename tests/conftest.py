@@ -40,7 +40,7 @@ def codec():
 @pytest.fixture
 def codec_folder(tmp_path, codec):
     """The same, saved, so that it has a checksum."""
-    from lightning_modules.checkpoints import save_codec
+    from lightning_modules.codec.folder import save_codec
 
     save_codec(tmp_path / "codec", codec)
     return tmp_path / "codec"

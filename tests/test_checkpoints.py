@@ -9,8 +9,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from datamodules.errors import InputError
-from lightning_modules import checkpoints
-from lightning_modules.checkpoints import file_checksum, load_codec, load_model, read_config, save_codec, save_model
+from lightning_modules import checkpoints, model_folders
+from lightning_modules.checkpoints import load_model, save_model
+from lightning_modules.codec.folder import codec_checksum, load_codec, save_codec
+from lightning_modules.model_folders import read_config
 
 
 def edit_config(folder, **fields):
@@ -31,7 +33,7 @@ def test_a_codec_survives(codec, codec_folder):
     assert torch.equal(again.encode(wav), codes)
     assert torch.equal(again.decode(codes), codec.decode(codes))
     assert again.config == codec.config
-    assert again.checksum == codec.checksum == file_checksum(codec_folder / "model.safetensors")
+    assert again.checksum == codec.checksum == codec_checksum(codec_folder)
     assert len(again.checksum) == 64
     assert not again.training
 
@@ -45,7 +47,7 @@ def test_a_model_survives(model_folder):
     assert torch.equal(given["text"].mask, mask)
     codes = tiny.codes(2, 6)
     torch.testing.assert_close(again.lm.logits(codes, given)[0], lm.logits(codes, given)[0])
-    assert again.codec.checksum == file_checksum(model_folder / "codec" / "model.safetensors")
+    assert again.codec.checksum == codec_checksum(model_folder / "codec")
     assert not any(module.training for module in (again.lm, again.text_encoder, again.codec))
 
 
@@ -72,7 +74,7 @@ def test_a_folder_that_was_half_written_has_no_config(tmp_path, codec, monkeypat
     def full_disk(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full_disk)
+    monkeypatch.setattr(model_folders, "save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_codec(tmp_path / "codec", codec)
     assert not (tmp_path / "codec" / "config.yaml").exists()

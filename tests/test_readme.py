@@ -13,7 +13,8 @@ import torch
 from datamodules.manifest import read_manifest
 from experiments.__main__ import COMMANDS, LIGHTNING, main
 from experiments.compose import layer_path
-from lightning_modules import checkpoints
+from lightning_modules.checkpoints import save_model
+from lightning_modules.codec.folder import save_codec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,9 +67,9 @@ def test_the_manifest_line_is_one(tmp_path):
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
     model = tmp_path / "runs" / "demo" / "mini" / "model"
-    checkpoints.save_codec(tmp_path / "codec", tiny.codec())
+    save_codec(tmp_path / "codec", tiny.codec())
     encoder = tiny.text_encoder()
-    checkpoints.save_model(model, tiny.language_model(), tiny.TEXT, encoder, tmp_path / "codec")
+    save_model(model, tiny.language_model(), tiny.TEXT, encoder, tmp_path / "codec")
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(blocks("python")[0], names)

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from datamodules.errors import InputError
 from datamodules.tokens import TokenDataModule
 from lightning_modules.callbacks import SaveOnExit, WeightAverage
-from lightning_modules.checkpoints import save_codec
+from lightning_modules.codec.folder import save_codec
 from lightning_modules.lm.model import LanguageModelConfig
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig

@@ -15,7 +15,7 @@ from datamodules.errors import InputError
 from datamodules.tokens import TokenDataModule
 from experiments.call import call
 from experiments.commands.show_sample import show_sample
-from lightning_modules.checkpoints import codec_checksum, load_codec
+from lightning_modules.codec.folder import codec_checksum, load_codec
 from lightning_modules.lm.model import LanguageModelConfig
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig
@@ -165,7 +165,7 @@ def test_steps_where_the_config_says_how_many_devices(tmp_path, shown, token_opt
     ],
 )
 def test_what_a_user_can_mend(tmp_path, monkeypatch, token_run, token_options, arguments, complaint):
-    from lightning_modules.checkpoints import save_codec
+    from lightning_modules.codec.folder import save_codec
 
     monkeypatch.chdir(tmp_path)
     for name, text in (("broken", "data: [1"), ("empty", "trainer: {}"), ("unknown", "data: {class_path: no.Such}")):

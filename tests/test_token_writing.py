@@ -26,7 +26,7 @@ from datamodules.tokens.plan import encoding, plan_batches, plan_shards
 from datamodules.tokens.store import TokenStore
 from datamodules.tokens.writer import TokenWriter
 from experiments.tokenizing import write_store
-from lightning_modules.checkpoints import load_codec, save_codec
+from lightning_modules.codec.folder import load_codec, save_codec
 
 LONG = 90.0  # seconds: three windows of the tiny codec
 TRACKS = [
@@ -149,7 +149,7 @@ def test_codecs_whose_codes_could_not_be_told_are_refused(codec):
     with pytest.raises(InputError, match="checksum"):
         encoding(codec)
     codec.checksum = "c"
-    codec.config = type(codec.config)(entries=2**16 + 1)
+    codec.entries = 2**16 + 1
     with pytest.raises(InputError, match="16 bits"):
         encoding(codec)
 
@@ -332,7 +332,7 @@ token_plan._SHORTEST = 50.0
 from datamodules.manifest import read_manifest
 from datamodules.tokens.writer import TokenWriter
 from experiments.tokenizing import write_store
-from lightning_modules.checkpoints import load_codec
+from lightning_modules.codec.folder import load_codec
 manifest, folder, out, wait, devices = sys.argv[1:]
 codec = load_codec(folder)
 encode = codec.encode

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from lightning_modules.codec.config import CodecConfig
-from lightning_modules.codec.encodec import Codec
+from lightning_modules.codec.encodec import EnCodec
 from lightning_modules.lm.conditioners import Condition, Conditions, TextEncoderConfig, build_text_encoder
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
 
@@ -25,7 +25,7 @@ def codec(**shape):
     fields = {"sample_rate": RATE, "filters": 4, "ratios": (4, 2), "dim": 8, "lstm_layers": 1}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = Codec(CodecConfig(**{**fields, "codebooks": CODEBOOKS, "entries": ENTRIES, **shape})).eval()
+        made = EnCodec(CodecConfig(**{**fields, "codebooks": CODEBOOKS, "entries": ENTRIES, **shape})).eval()
         fill_codebooks(made)
     return made
 

@@ -118,6 +118,10 @@ class PieceDataset(Dataset[PieceBatch]):
             raise InputError(
                 f"{track.path}: {than} than the {track.duration:.2f} s of its manifest; make the manifest anew"
             )
+        if wav.shape[-1] < encoding.hop:
+            raise InputError(
+                f"{track.path}: {wav.shape[-1]} samples are less than a frame of the codec, {encoding.hop}"
+            )
         return wav
 
 

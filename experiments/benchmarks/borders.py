@@ -112,7 +112,7 @@ def borders(codec: str = _CODEC, manifest: str = _CORPUS, tracks: int = 4) -> No
 
 
 def _measured(codec: str, manifest: str, tracks: int) -> list[Border]:
-    from lightning_modules.checkpoints import load_codec
+    from lightning_modules.codec.folder import load_codec
 
     model = load_codec(codec)
     return border_table(model, _long_tracks(model, manifest, tracks))

@@ -20,9 +20,10 @@ from datamodules.manifest import Track, write_manifest
 from datamodules.sample_order import derived_seed
 from experiments.benchmarks.sample_log import log_faults, logged_steps
 from experiments.cli import CHECKPOINTS, LAST, MODEL
-from lightning_modules.checkpoints import CONFIG, WEIGHTS, save_codec
 from lightning_modules.codec.config import CodecConfig
-from lightning_modules.codec.encodec import Codec
+from lightning_modules.codec.encodec import EnCodec
+from lightning_modules.codec.folder import save_codec
+from lightning_modules.model_folders import CONFIG, WEIGHTS
 
 _FILES, _FILE_SECONDS = 60, 20.0  # of ingest
 _TRACKS, _TRACK_SECONDS, _RATE = 48, 300.0, 800  # of the token store: three tracks make a shard
@@ -238,12 +239,12 @@ class Training(Subject):
 
 
 @torch.no_grad()
-def random_codec(seed: int) -> Codec:
+def random_codec(seed: int) -> EnCodec:
     """A codec of 25 frames a second whose codebooks are residuals of its own latents, so that all are used."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = CodecConfig(_RATE, filters=4, ratios=(8, 4), dim=8, lstm_layers=0, codebooks=4, entries=64)
-        codec = Codec(config).eval()
+        codec = EnCodec(config).eval()
         residual = codec.encoder(0.3 * torch.randn(1, 1, 4 * config.entries * config.hop))[0].T
         for book in codec.quantizer.codebooks:
             book.entries.copy_(residual[torch.randperm(len(residual))[: config.entries]])

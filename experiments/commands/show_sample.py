@@ -150,7 +150,7 @@ def _write(path: str, sample: "Crop | TokenWindow", datamodule: Any, config: Map
     from datamodules.crops import Crop
     from datamodules.errors import InputError
     from experiments.console import require_folder
-    from lightning_modules.checkpoints import load_codec
+    from lightning_modules.codec.folder import load_codec
 
     require_folder(Path(path).parent)
     if isinstance(sample, Crop):

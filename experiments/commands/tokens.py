@@ -34,7 +34,7 @@ def tokens(
     from datamodules.tokens.writer import TokenWriter
     from experiments.console import require_folder
     from experiments.tokenizing import write_store
-    from lightning_modules.checkpoints import load_codec
+    from lightning_modules.codec.folder import load_codec
 
     require_folder(out)
     tracks = read_manifest(manifest)

@@ -13,7 +13,7 @@ from datamodules.tokens.format import SILENT
 from datamodules.tokens.pieces import PieceBatch, PieceDataset, piece_loader
 from datamodules.tokens.plan import CHROMA_HOP, CHROMA_WINDOW
 from datamodules.tokens.writer import TokenWriter
-from lightning_modules.codec.encodec import Codec
+from lightning_modules.codec.contract import Codec
 
 
 class CodecTokenizing(LightningModule):

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from datamodules.batches import AudioBatch
 from datamodules.errors import InputError
-from lightning_modules.checkpoints import save_codec
 from lightning_modules.codec.config import CodecConfig
-from lightning_modules.codec.encodec import Codec
+from lightning_modules.codec.encodec import EnCodec
+from lightning_modules.codec.folder import save_codec
 from lightning_modules.codec.losses import SCALES, MultiScaleMelDistance, MultiScaleMelLoss, si_sdr
 from lightning_modules.optim import OptimConfig, adamw
 
@@ -43,7 +43,7 @@ class CodecTraining(LightningModule):
         super().__init__()
         self.optim = optim
         self.weights = {"l1": l1_weight, "mel": mel_weight, "commitment": commitment_weight}
-        self.codec = Codec(codec)
+        self.codec = EnCodec(codec)
         self.codec.quantizer.follow(codebook_decay, free_steps)
         self.mel_loss = MultiScaleMelLoss(codec.sample_rate)
         self.mel_distance = MultiScaleMelDistance(codec.sample_rate)

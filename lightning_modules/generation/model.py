@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from datamodules.sample_order import derived_seed
-from lightning_modules.codec.encodec import Codec
+from lightning_modules.codec.contract import Codec
 from lightning_modules.generation.engine import generate_codes
 from lightning_modules.generation.sampling import Sampling
 from lightning_modules.lm.conditioners import Condition, Conditions, TextEncoder

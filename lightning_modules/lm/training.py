@@ -12,7 +12,8 @@ from torchmetrics import MeanMetric
 from datamodules.batches import TokenBatch
 from datamodules.errors import InputError
 from datamodules.sample_order import uniform
-from lightning_modules.checkpoints import codec_checksum, save_model
+from lightning_modules.checkpoints import save_model
+from lightning_modules.codec.folder import codec_checksum
 from lightning_modules.lm.conditioners import Conditions, TextEncoder, TextEncoderConfig, build_text_encoder
 from lightning_modules.lm.losses import codebook_means, cross_entropy_sums
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig

@@ -1,0 +1,130 @@
+"""Folders of a config and weights: ``config.yaml`` beside ``model.safetensors``; nothing is pickled."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from datamodules.errors import InputError
+
+CONFIG = "config.yaml"
+WEIGHTS = "model.safetensors"
+_Config = TypeVar("_Config")
+
+
+def write_folder(folder: str | Path, module: nn.Module, config: Mapping[str, Any]) -> None:
+    """Writes weights and config; the config comes last, so that a folder with a config is a whole folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    save_file(state, folder / (WEIGHTS + ".partial"))
+    (folder / (WEIGHTS + ".partial")).replace(folder / WEIGHTS)
+    partial = folder / (CONFIG + ".partial")
+    partial.write_text(yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    partial.replace(folder / CONFIG)
+
+
+def read_config(folder: str | Path, kind: str) -> dict[str, Any]:
+    """The ``config.yaml`` of a model folder of this kind.
+
+    Raises:
+        InputError: there is none, or the folder is of another kind.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        if (Path(folder) / "config.json").is_file():
+            raise InputError(f"{folder}: a Hugging Face folder; make a model folder of it: mgl convert {folder} OUT")
+        raise InputError(f"{folder}: not a model folder ({CONFIG} is missing)")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML") from error
+    found = config.get("kind") if isinstance(config, dict) else None
+    if found != kind:
+        raise InputError(f"{path}: is of kind {found!r}, wanted {kind!r}")
+    return dict(config)
+
+
+def config_section(kind: type[_Config], config: Mapping[str, Any], name: str, folder: str | Path) -> _Config:
+    """A section of a config as a dataclass.
+
+    Raises:
+        InputError: it is missing, or its fields are not the dataclass's.
+    """
+    fields = config.get(name)
+    if not isinstance(fields, dict):
+        raise InputError(f"{Path(folder) / CONFIG}: the section {name!r} is missing or no mapping")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"{Path(folder) / CONFIG}: {error}") from error
+
+
+def read_weights(folder: str | Path, module: nn.Module) -> None:
+    """Loads a folder's weights into a module.
+
+    Raises:
+        InputError: the file is missing or cut short, or a tensor is missing, unknown or of another shape.
+    """
+    path = Path(folder) / WEIGHTS
+    load_state(module, read_safetensors(path), f"{path}: ", CONFIG)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: the file is missing, cut short, or something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path.parent}: {path.name} is missing")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not readable as safetensors ({error})") from error
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str, config: str) -> None:
+    """Loads tensors into a module, all of them and no others.
+
+    Raises:
+        InputError: one is missing, unknown or of another shape; says so after ``where``, against ``config``.
+    """
+    wanted = module.state_dict()
+    wrong = [f"{name} is missing" for name in wanted if name not in state]
+    wrong += [f"{name} is unknown" for name in state if name not in wanted]
+    wrong += [
+        f"{name} is {list(state[name].shape)}, wanted {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise InputError(f"{where}{len(wrong)} tensors do not fit {config}: {'; '.join(wrong[:3])}")
+    module.load_state_dict(state)
+
+
+def file_checksum(path: str | Path) -> str:
+    """sha256 of a file, in hexadecimal.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{Path(path).parent}: {Path(path).name} is missing")
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """YAML's safe dumper knows no tuples."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
