@@ -36,6 +36,14 @@ class PaddedConv1d(nn.Module):
         self.left, self.right = (0, 0) if inner else (padding - right, right)
         self.conv = weight_norm(nn.Conv1d(inputs, outputs, kernel, stride=stride, dilation=dilation, padding=inner))
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Input steps before and after its own ``stride`` that an output hears."""
+        kernel, dilation, padding = self.conv.kernel_size[0], self.conv.dilation[0], self.conv.padding[0]
+        assert isinstance(padding, int)
+        left = self.left + padding
+        return left, (kernel - 1) * dilation + 1 - self.stride - left
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, N] -> [B, C', ceil(N / stride)]."""
         missing = -x.shape[-1] % self.stride
