@@ -3,6 +3,7 @@
 import base64
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -14,7 +15,8 @@ from datamodules.audio_io import read_audio
 
 SAMPLE_RATE = 32_000
 _BLOCK = 10 * SAMPLE_RATE  # libsndfile crashes on one very long Vorbis write
-_MELS, _COLUMNS = 64, 300
+_MELS, _COLUMNS, _DEPTH = 64, 300, 80.0
+LARGEST_DIFFERENCE = 20.0  # dB, in pictures of a difference
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -32,19 +34,58 @@ def encode_audio(wav: Tensor) -> str:
     return data_uri(buffer.getvalue(), "audio/ogg")
 
 
+def encode_lossless(wav: Tensor, sample_rate: int) -> str:
+    """[C, N] as 16-bit FLAC in a data URI: for listening to what a codec does, without what another one adds."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wav.clamp(-1, 1).T.numpy(), sample_rate, format="FLAC", subtype="PCM_16")
+    return data_uri(buffer.getvalue(), "audio/flac")
+
+
 def encode_spectrogram(wav: Tensor) -> str:
     """[N] at 32 kHz as a picture of its mel spectrogram, 80 dB deep, low pitches at the bottom; a PNG data URI."""
+    decibels = _mel_decibels(wav, SAMPLE_RATE, _MELS, _COLUMNS)
+    top = max(float(decibels.max()), -60.0)
+    return _picture(decibels, "magma", top - _DEPTH, top)
+
+
+class ComparedSpectrograms(NamedTuple):
+    """PNG data URIs: two mel spectrograms on one scale, and the second minus the first."""
+
+    original: str
+    reconstruction: str
+    difference: str
+
+
+def compare_spectrograms(original: Tensor, reconstruction: Tensor, sample_rate: int) -> ComparedSpectrograms:
+    """Two waveforms [N] as mel spectrograms up to half the rate, 80 dB down from the original's loudest place.
+
+    The difference goes from -20 dB (blue: missing) to 20 dB (red: added); what lies below 80 dB counts as lying there.
+    """
+    both = [_mel_decibels(wav, sample_rate, 2 * _MELS, 2 * _COLUMNS) for wav in (original, reconstruction)]
+    top = max(float(both[0].max()), -60.0)
+    left, right = (decibels.clamp(top - _DEPTH, top) for decibels in both)
+    return ComparedSpectrograms(
+        _picture(left, "magma", top - _DEPTH, top),
+        _picture(right, "magma", top - _DEPTH, top),
+        _picture(right - left, "RdBu_r", -LARGEST_DIFFERENCE, LARGEST_DIFFERENCE),
+    )
+
+
+def _mel_decibels(wav: Tensor, sample_rate: int, bands: int, columns: int) -> Tensor:
+    """[N] -> [bands, columns or so] in dB."""
+    n_fft = 2048
+    hop = max(256, len(wav) // columns)
+    mel = MelSpectrogram(sample_rate, n_fft, hop_length=hop, n_mels=bands, f_max=sample_rate / 2)
+    power = mel(torch.nn.functional.pad(wav, (0, max(0, n_fft - len(wav)))))
+    return 10 * power.clamp_min(1e-10).log10()
+
+
+def _picture(values: Tensor, colours: str, low: float, high: float) -> str:
     from matplotlib import image
 
-    n_fft = 2048
-    hop = max(256, len(wav) // _COLUMNS)
-    mel = MelSpectrogram(SAMPLE_RATE, n_fft, hop_length=hop, n_mels=_MELS, f_max=16_000)
-    power = mel(torch.nn.functional.pad(wav, (0, max(0, n_fft - len(wav)))))
-    decibels = 10 * power.clamp_min(1e-10).log10()
-    top = max(float(decibels.max()), -60.0)
     buffer = io.BytesIO()
-    picture = np.ascontiguousarray(decibels.clamp(top - 80, top).flip(0).numpy())
-    image.imsave(buffer, picture, cmap="magma", vmin=top - 80, vmax=top, format="png")
+    content = np.ascontiguousarray(values.clamp(low, high).flip(0).numpy())
+    image.imsave(buffer, content, cmap=colours, vmin=low, vmax=high, format="png")
     return data_uri(_fewer_colours(buffer.getvalue()), "image/png")
 
 

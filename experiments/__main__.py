@@ -21,6 +21,7 @@ COMMANDS = {
         "folders of music to a manifest: decoded, split, refused",
     ),
     "tokens": ("experiments.commands.tokens", "tokens", "encode a manifest's tracks into a token store"),
+    "convert": ("experiments.commands.convert", "convert", "codecs of transformers and audiocraft to ours, and back"),
     "pack": ("experiments.commands.pack", "pack", "a token store at 11 bits a code, for transport, and back"),
     "recordings": ("experiments.commands.recordings", "recordings", "16 hours of free music from Debian's packages"),
     "show-sample": ("experiments.commands.show_sample", "show_sample", "any sample of a run, past or to come"),
@@ -34,6 +35,11 @@ COMMANDS = {
     "perplexity": ("experiments.commands.perplexity", "perplexity", "a model's cross-entropy on held-out tokens"),
     "generate": ("experiments.commands.generate", "generate", "prompts to audio files"),
     "evaluate": ("experiments.commands.evaluate", "evaluate", "score a folder of audio against references"),
+    "evaluate-codec": (
+        "experiments.commands.evaluate_codec",
+        "evaluate_codec",
+        "how well a codec reconstructs held-out music",
+    ),
     "compare": ("experiments.commands.compare", "compare", "results of several systems as one page"),
     "bench": ("experiments.commands.bench", "bench", "figures beside a peer's, measured in one run"),
 }
@@ -89,8 +95,9 @@ def run(name: str, arguments: list[str]) -> None:
 
 def usage() -> str:
     """The list of commands."""
-    lines = [f"  {name:<12} {text}" for name, (_, _, text) in COMMANDS.items()]
-    lines += [f"  {name:<12} {text}" for name, text in LIGHTNING.items()]
+    width = max(map(len, [*COMMANDS, *LIGHTNING]))
+    lines = [f"  {name:<{width}} {text}" for name, (_, _, text) in COMMANDS.items()]
+    lines += [f"  {name:<{width}} {text}" for name, text in LIGHTNING.items()]
     return "usage: mgl COMMAND ...   (`mgl COMMAND --help` explains one)\n\n" + "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Command lines of plain functions, through jsonargparse."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn, get_origin
 
@@ -13,7 +14,7 @@ def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
     """Calls a command's function with what the command line says.
 
     Parameters are flags; a required one that is a list or a whole number stands bare on the command line, as in ``mgl
-    compare a.json b.json`` and ``mgl show-sample 7``.
+    compare a.json b.json`` and ``mgl show-sample 7``, and so do positional-only ones, as in ``mgl convert FROM TO``.
     """
 
     class Parser(ArgumentParser):
@@ -22,7 +23,13 @@ def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
 
     parser = Parser(prog=f"mgl {name}", description=(inspect.getdoc(function) or "").partition("Args:")[0])
     bare: set[str | int] = set()
+    ordered = []
     for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            parser.add_argument(parameter.name, type=parameter.annotation, help=_explained(function, parameter.name))
+            bare.add(parameter.name)
+            ordered.append(parameter.name)
+            continue
         if parameter.default is not parameter.empty:
             continue
         if get_origin(parameter.annotation) is list:
@@ -32,4 +39,11 @@ def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
             parser.add_argument(parameter.name, type=int, help="a whole number")
             bare.add(parameter.name)
     parser.add_function_arguments(function, skip=bare, as_group=False)
-    function(**parser.parse_args(arguments).as_dict())
+    given = parser.parse_args(arguments).as_dict()
+    function(*[given.pop(name) for name in ordered], **given)
+
+
+def _explained(function: Callable[..., Any], name: str) -> str:
+    """What a docstring says of a parameter."""
+    found = re.search(rf"^ +{name}: (.*(?:\n {{8,}}.*)*)", inspect.getdoc(function) or "", re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""

@@ -1,18 +1,24 @@
-"""Whether the Hugging Face hub can be asked, found out in seconds.
-
-huggingface_hub retries for half a minute where there is no network, and once more for every file.
-"""
+"""The Hugging Face hub: whether it can be asked, what is fetched from it, and none of the noise."""
 
 import os
 import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
+
+from datamodules.errors import InputError
 
 _TIMEOUT_SECONDS = 3.0
 
 
 def hub_reachable() -> bool:
-    """False in offline mode (HF_HUB_OFFLINE) and where the hub's host does not answer; a proxy is trusted."""
+    """False in offline mode (HF_HUB_OFFLINE) and where the hub's host does not answer; a proxy is trusted.
+
+    It is found out in seconds: huggingface_hub retries for half a minute where there is no network, and once more for
+    every file.
+    """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "0") not in ("", "0"):
@@ -25,3 +31,45 @@ def hub_reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+def fetch(name: str, patterns: Sequence[str]) -> Path:
+    """The folder of a model of the hub, fetched, or as it lies in the cache where the hub cannot be asked.
+
+    Args:
+        name: such as "facebook/encodec_32khz".
+        patterns: which of its files.
+
+    Raises:
+        InputError: there is no such model, or it is neither in the cache nor can it be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    online = hub_reachable()
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=not online))
+    except Exception as error:  # its own, those of its HTTP client, and of the disk: no common ancestor
+        if online:
+            raise InputError(f"{name}: not to be had from the Hugging Face hub ({_first_line(error)})") from error
+        raise InputError(
+            f"{name}: there is no such file or folder, the Hugging Face hub cannot be asked, and its cache has no such "
+            "model; give a local folder, or the same command once where there is a network (HF_HOME is the cache)"
+        ) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bars, which flash by for a model of a few megabytes."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

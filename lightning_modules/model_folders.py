@@ -1,7 +1,10 @@
 """Folders of a config and weights: ``config.yaml`` beside ``model.safetensors``; nothing is pickled."""
 
 import hashlib
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +30,40 @@ def write_folder(folder: str | Path, module: nn.Module, config: Mapping[str, Any
     partial = folder / (CONFIG + ".partial")
     partial.write_text(yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
     partial.replace(folder / CONFIG)
+
+
+@contextmanager
+def whole_folder(folder: str | Path, last: str) -> Iterator[Path]:
+    """A place to write a folder's files, which become that folder's once all are written; after an error none does.
+
+    Args:
+        folder: the folder, which need not be there; files of it that are not written again stay.
+        last: the file that says that the folder is whole: an old one goes first, the new one comes last.
+
+    Raises:
+        InputError: the folder is a file, or cannot be made.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Within it, and so on its disk: moving is renaming.
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{folder}: no folder can be made or written here ({error.strerror})") from error
+    try:
+        yield partial
+        try:
+            _move(partial, folder, last)
+        except KeyboardInterrupt:
+            _move(partial, folder, last)  # a moment's work that is better finished than left
+            raise
+    except BaseException:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_config(folder: str | Path, kind: str) -> dict[str, Any]:
@@ -119,6 +156,14 @@ def file_checksum(path: str | Path) -> str:
         raise InputError(f"{Path(path).parent}: {Path(path).name} is missing")
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _move(source: Path, target: Path, last: str) -> None:
+    files = sorted(source.iterdir(), key=lambda file: file.name == last)
+    if files:
+        (target / last).unlink(missing_ok=True)
+    for file in files:
+        file.replace(target / file.name)
 
 
 def _plain(value: Any) -> Any:

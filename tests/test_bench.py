@@ -11,7 +11,7 @@ from datamodules.errors import InputError
 from datamodules.manifest import read_manifest
 from datamodules.tokens import TokenDataset
 from datamodules.tokens.store import TokenStore
-from experiments.benchmarks import data, made_up, scale
+from experiments.benchmarks import data, made_up, memory, scale
 from experiments.benchmarks.measuring import Row, machine, one_thread, rates, table, write_rows
 from experiments.commands.bench import bench
 
@@ -115,17 +115,17 @@ def test_made_up_stores_and_manifests_are_whole(tmp_path):
 
 def test_opening_is_measured_in_a_process_of_its_own(tmp_path):
     made_up.write_manifest(tmp_path / "manifest", 500)
-    seconds, floor, grown = scale.in_fresh_process(scale.open_manifest, str(tmp_path / "manifest"))
+    seconds, floor, grown = memory.in_fresh_process(scale.open_manifest, str(tmp_path / "manifest"))
     assert seconds > 0 < floor
     assert 0 <= grown < 100
 
 
 def test_memory_counts_the_peak_since_the_start():
     np.ones(50_000_000, dtype=np.uint8).sum()  # before: not counted
-    before = scale.start_memory()
-    assert scale.peak_memory() - before < 10
+    before = memory.start_memory()
+    assert memory.peak_memory() - before < 10
     np.ones(30_000_000, dtype=np.uint8).sum()
-    assert 25 < scale.peak_memory() - before < 45
+    assert 25 < memory.peak_memory() - before < 45
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -171,7 +171,7 @@ def test_kills_are_counted_by_command(monkeypatch, tmp_path):
 
 
 def test_bench_refuses_what_it_cannot_do(tmp_path):
-    with pytest.raises(InputError, match="no benchmark 'dta'; choose from data, kills"):
+    with pytest.raises(InputError, match="no benchmark 'dta'; choose from data, codec, kills"):
         bench(["dta"])
     with pytest.raises(InputError, match="folder does not exist"):
         bench(["data"], json=str(tmp_path / "none" / "out.json"))

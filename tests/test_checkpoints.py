@@ -1,5 +1,6 @@
 """Model folders: what goes in comes out, and nothing else is accepted."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,14 @@ def test_nothing_is_unpickled():
         f for package in ("datamodules", "lightning_modules", "experiments") for f in (root / package).rglob("*.py")
     ]
     assert len(files) > 30
+    # The one file of theirs that has no other format, read with PyTorch's loader of tensors and containers.
+    exempt = root / "lightning_modules" / "codec" / "audiocraft.py"
+    assert exempt in files
     for file in files:
         text = file.read_text()
-        for word in ("torch.load(", "import pickle", "joblib", "weights_only=False", "yaml.load(", "allow_pickle=True"):
+        loads = re.findall(r"torch\.load\(.*", text)
+        if file == exempt:
+            assert loads == ['torch.load(path, weights_only=True, map_location="cpu")']
+            text = text.replace(loads[0], "")
+        for word in ("torch.load", "import pickle", "joblib", "weights_only=False", "yaml.load(", "allow_pickle=True"):
             assert word not in text, f"{file} uses {word}"

@@ -7,7 +7,8 @@ from torchmetrics.functional.audio import scale_invariant_signal_distortion_rati
 
 from datamodules.batches import AudioBatch
 from lightning_modules.codec.losses import MultiScaleMelDistance, MultiScaleMelLoss, si_sdr
-from lightning_modules.codec.training import CodecTraining, code_perplexity
+from lightning_modules.codec.measures import code_perplexity
+from lightning_modules.codec.training import CodecTraining
 from lightning_modules.optim import OptimConfig
 
 

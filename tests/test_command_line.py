@@ -50,6 +50,7 @@ def test_help_of_a_command_explains_every_flag(capsys, name):
     said = capsys.readouterr().out
     for parameter in signature.parameters.values():
         bare = parameter.default is parameter.empty and parameter.annotation in (list[str], int)
+        bare |= parameter.kind is parameter.POSITIONAL_ONLY
         assert (parameter.name if bare else f"--{parameter.name}") in said
     # What a parameter means is in the docstring, which the help shows.
     documented = inspect.getdoc(getattr(import_module(module), function))
@@ -100,6 +101,14 @@ WRONG = {
     "empty manifest": "tokens --manifest none.jsonl --codec codec --out tokens",
     "model for a codec": "tokens --manifest corpus --codec model --out tokens",
     "tokens into a file": "tokens --manifest corpus --codec codec --out file",
+    "no such codec": "convert nowhere out",
+    "no such codec on the hub": "convert some/where out",
+    "no target": "convert codec",
+    "no such format": "convert codec out --to onnx",
+    "model for a codec to convert": "convert model out",
+    "more codebooks than there are": "convert codec out --codebooks 5",
+    "convert into a file": "convert codec file",
+    "convert over a model": "convert codec model",
     "no such split": "eval-set --manifest corpus --out refs --split nope",
     "no seconds": "eval-set --manifest corpus --out refs --split train --seconds 0",
     "tracks too short": "eval-set --manifest corpus --out refs --split train --seconds 60",

@@ -81,7 +81,12 @@ def test_layers_of_one_kind_touch_only_what_is_theirs():
 
 
 @pytest.mark.parametrize(
-    "names", [("codec", "codec/encodec_32khz", "cluster/gpus"), ("codec", "codec/nano", "cluster/cpu", "demo/codec")]
+    "names",
+    [
+        ("codec", "codec/encodec_32khz", "cluster/gpus"),
+        ("codec", "codec/mid", "cluster/gpus"),
+        ("codec", "codec/nano", "cluster/cpu", "demo/codec"),
+    ],
 )
 def test_codec_layers_compose(capsys, names):
     composed = printed(capsys, fit(*names, **{"data.init_args.manifest": "corpus"}))

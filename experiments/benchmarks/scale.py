@@ -1,18 +1,14 @@
 """What a large store or manifest costs to open, to draw from and to read all over, each in a process of its own."""
 
 import json
-import multiprocessing
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from datamodules.crops import CropDataset, CropShape
-from datamodules.errors import InputError
 from datamodules.manifest import FILE_NAME, read_manifest
 from datamodules.sample_order import SampleOrder, uniform
 from datamodules.tokens import TokenDataset
@@ -20,11 +16,10 @@ from datamodules.tokens.format import PLACES
 from datamodules.tokens.store import TokenStore
 from experiments.benchmarks.made_up import FRAME_RATE, write_manifest, write_store
 from experiments.benchmarks.measuring import Row, rates
+from experiments.benchmarks.memory import in_fresh_process, peak_memory, start_memory
 
-_Result = TypeVar("_Result")
 _FRAMES = round(30 * FRAME_RATE)
 _TRACK_FRAMES = 9000  # three minutes; 400,000 such tracks are 28.8 GB
-_MEGABYTE = 1e6
 
 
 def scale_rows(folder: Path, repeats: int, quick: bool = False) -> list[Row]:
@@ -64,7 +59,7 @@ def memory_rows(store: Path, windows: int) -> list[Row]:
     """By how much a process grows that reads windows from all over a store; the peer maps the shards."""
     grown = in_fresh_process(read_windows, str(store), windows)
     mapped = in_fresh_process(read_mapped, str(store), windows)
-    size = sum(file.stat().st_size for file in store.glob("*.bin")) / _MEGABYTE
+    size = sum(file.stat().st_size for file in store.glob("*.bin")) / 1e6
     name = f"memory after {windows:,} windows from all over {size:,.0f} MB of codes; peer: np.memmap"
     return [Row(name, "MB", grown, mapped, wanted="does not grow with the store", small_is_good=True)]
 
@@ -126,33 +121,6 @@ def mapped_slices(dataset: TokenDataset, numbers: range) -> "list[np.ndarray[Any
         codes = maps[place.shard][place.offset :][: store.codebooks * place.frames]
         slices.append(codes.reshape(store.codebooks, place.frames)[:, start : start + dataset.frames])
     return slices
-
-
-def in_fresh_process(function: Callable[..., _Result], *arguments: Any) -> _Result:
-    """What the function returns in a process that has done nothing before."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def start_memory() -> float:
-    """Resident MB of this process; its peak is counted from here on.
-
-    Raises:
-        InputError: no such thing is told here.
-    """
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError as error:
-        raise InputError(f"memory is measured through /proc ({error}); run this benchmark on Linux") from error
-    return pages * os.sysconf("SC_PAGE_SIZE") / _MEGABYTE
-
-
-def peak_memory() -> float:
-    """The most resident MB since ``start_memory``."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
-    return int(kilobytes) * 1024 / _MEGABYTE
 
 
 def _hashes(number: int) -> None:

@@ -8,13 +8,15 @@ if TYPE_CHECKING:
 
 
 def bench(what: list[str], json: str = "", repeats: int = 7, quick: bool = False) -> None:
-    """Measures this suite beside what one would use instead: "data" (loading), "kills" (runs that are killed).
+    """Measures this suite beside what one would use instead.
+
+    "data": loading. "codec": speed, memory, and that its codes are transformers'. "kills": runs that are killed.
 
     Every ratio comes from functions that take turns in this one run on one thread. Figures are worth most on a machine
     that does nothing else.
 
     Args:
-        what: "data", "kills", or both.
+        what: "data", "codec", "kills", or several.
         json: file for the figures.
         repeats: turns of which the median is taken.
         quick: a tenth of the work, to try it out; the figures mean little.
@@ -52,6 +54,12 @@ def _data(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]":
     return data_rows(repeats, quick, say)
 
 
+def _codec(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]":
+    from experiments.benchmarks.codec import codec_rows
+
+    return codec_rows(repeats, quick, say)
+
+
 def _kills(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]":
     """The table of kills, printed, and a row for each command that was killed."""
     from pathlib import Path
@@ -73,4 +81,4 @@ def _kills(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]"
     return rows
 
 
-BENCHMARKS = {"data": _data, "kills": _kills}
+BENCHMARKS = {"data": _data, "codec": _codec, "kills": _kills}

@@ -14,7 +14,7 @@ from torchaudio.transforms import MelSpectrogram
 SCALES = ((64, 10), (128, 20), (256, 40), (512, 64), (1024, 64), (2048, 80))
 # Every second window is enough to learn from, at half the cost; the distance that is reported listens to all.
 LOSS_SCALES = SCALES[1::2]
-_FLOOR = 1e-5
+FLOOR = 1e-5
 
 
 class MultiScaleMelLoss(nn.Module):
@@ -34,7 +34,7 @@ class MultiScaleMelLoss(nn.Module):
         for mel in self.mels:
             left, right = mel(output), mel(target)
             total = total + F.l1_loss(left, right)
-            total = total + F.mse_loss((left + _FLOOR).log10(), (right + _FLOOR).log10())
+            total = total + F.mse_loss((left + FLOOR).log10(), (right + FLOOR).log10())
         return total / len(self.mels)
 
 
@@ -49,7 +49,7 @@ class MultiScaleMelDistance(nn.Module):
         """Two waveforms [B, C, N] -> [B]."""
         parts = []
         for mel in self.mels:
-            difference = mel(output).clamp(min=_FLOOR).log10() - mel(target).clamp(min=_FLOOR).log10()
+            difference = mel(output).clamp(min=FLOOR).log10() - mel(target).clamp(min=FLOOR).log10()
             parts.append(difference.abs().flatten(1).mean(1))
         return torch.stack(parts).mean(0)
 

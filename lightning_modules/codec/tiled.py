@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lightning_modules.codec.seanet import PaddedConv1d, ResidualUnit, TrimmedConvTranspose1d
 
-_TILE = 2**16  # values of the widest tile, a thread: a quarter of a MiB in float32
+_TILE = 2**17  # values of the widest tile, a thread: half a MiB in float32
 _LEAST = 256  # rows of a product's output: fewer would stream the weights for too little work
 _NARROW = 8  # channels; fewer make products too thin, and taps are joined to one
 

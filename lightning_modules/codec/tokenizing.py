@@ -14,6 +14,7 @@ from datamodules.tokens.pieces import PieceBatch, PieceDataset, piece_loader
 from datamodules.tokens.plan import CHROMA_HOP, CHROMA_WINDOW
 from datamodules.tokens.writer import TokenWriter
 from lightning_modules.codec.contract import Codec
+from lightning_modules.codec.encodec import EnCodec
 
 
 class CodecTokenizing(LightningModule):
@@ -32,8 +33,11 @@ class CodecTokenizing(LightningModule):
         self.chroma = ChromaExtractor(codec.sample_rate, n_fft=CHROMA_WINDOW, hop=CHROMA_HOP)
 
     def on_predict_start(self) -> None:
-        """Brings the codec, which no strategy moves, to the device."""
+        """Brings the codec, which no strategy moves, to the device; hours of audio are worth compiling for on a GPU."""
         self._codec[0].to(self.device).eval()
+        for module in self._codec[0].modules():
+            if isinstance(module, EnCodec):
+                module.compiled = self.device.type == "cuda"
 
     def predict_step(self, batch: PieceBatch, batch_index: int) -> float:
         """Encodes audio [B, C, N] and gives its codes and chroma to the writer; returns the seconds of audio."""

@@ -14,6 +14,7 @@ from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.encodec import EnCodec
 from lightning_modules.codec.folder import save_codec
 from lightning_modules.codec.losses import SCALES, MultiScaleMelDistance, MultiScaleMelLoss, si_sdr
+from lightning_modules.codec.measures import code_perplexity
 from lightning_modules.optim import OptimConfig, adamw
 
 
@@ -95,10 +96,3 @@ class CodecTraining(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine over the run's ``max_steps``."""
         return adamw(self.codec.parameters(), self.optim, self.trainer.max_steps)
-
-
-def code_perplexity(codes: Tensor, entries: int) -> Tensor:
-    """Exp of the entropy of the codes' distribution: how many entries are, in effect, in use."""
-    shares = torch.bincount(codes.flatten(), minlength=entries).float()
-    shares = shares / shares.sum()
-    return torch.special.entr(shares).sum().exp()

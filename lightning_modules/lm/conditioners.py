@@ -3,8 +3,7 @@
 Shape letters: B items, L tokens, D width of the text encoder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5EncoderModel
-from transformers.utils import logging
 
 from datamodules.errors import InputError
-from lightning_modules.hub import hub_reachable
+from lightning_modules.hub import hub_reachable, quiet_transformers
 
 BYTES = "bytes"
 # Longest text in tokens; what is longer is cut. T5 was trained on 512, and a byte counts as a token.
@@ -170,15 +168,3 @@ def _from_pretrained(name: str, *, local: bool) -> tuple[T5EncoderModel, Any]:
     with quiet_transformers():
         model = T5EncoderModel.from_pretrained(name, local_files_only=local)
         return model, AutoTokenizer.from_pretrained(name, local_files_only=local)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without transformers' progress bars, which flash by for a model of a few megabytes."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
