@@ -21,8 +21,8 @@ from lightning_modules.model_folders import (
     WEIGHTS,
     config_section,
     file_checksum,
+    load_weights,
     read_config,
-    read_weights,
     write_folder,
 )
 
@@ -53,7 +53,7 @@ def save_model(
         shutil.copytree(codec, folder / "codec", dirs_exist_ok=True)
     write_folder(
         folder,
-        lm,
+        lm.state_dict(),
         {"kind": "language_model", "lm": asdict(lm.config), "text": asdict(text), **(about or {})},
     )
 
@@ -76,7 +76,7 @@ def load_model(
     trained = Path(folder) / "text_encoder"
     encoder = load_text_encoder(str(trained), trained=True) if trained.is_dir() else build_text_encoder(text)
     lm = LanguageModel(config_section(LanguageModelConfig, config, "lm", folder), encoder.dim)
-    read_weights(folder, lm)
+    load_weights(folder, lm)
     checksum = file_checksum(Path(folder) / WEIGHTS)
     codec = load_codec(Path(folder) / "codec", device)
     if (codec.codebooks, codec.entries) != (lm.config.codebooks, lm.config.entries):

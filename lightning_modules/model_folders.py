@@ -20,12 +20,12 @@ WEIGHTS = "model.safetensors"
 _Config = TypeVar("_Config")
 
 
-def write_folder(folder: str | Path, module: nn.Module, config: Mapping[str, Any]) -> None:
+def write_folder(folder: str | Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Writes weights and config; the config comes last, so that a folder with a config is a whole folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
-    save_file(state, folder / (WEIGHTS + ".partial"))
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
+    save_file(tensors, folder / (WEIGHTS + ".partial"))
     (folder / (WEIGHTS + ".partial")).replace(folder / WEIGHTS)
     partial = folder / (CONFIG + ".partial")
     partial.write_text(yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -103,16 +103,6 @@ def config_section(kind: type[_Config], config: Mapping[str, Any], name: str, fo
         raise InputError(f"{Path(folder) / CONFIG}: {error}") from error
 
 
-def read_weights(folder: str | Path, module: nn.Module) -> None:
-    """Loads a folder's weights into a module.
-
-    Raises:
-        InputError: the file is missing or cut short, or a tensor is missing, unknown or of another shape.
-    """
-    path = Path(folder) / WEIGHTS
-    load_state(module, read_safetensors(path), f"{path}: ", CONFIG)
-
-
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
@@ -127,12 +117,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: not readable as safetensors ({error})") from error
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str, config: str) -> None:
-    """Loads tensors into a module, all of them and no others.
+def load_weights(folder: str | Path, module: nn.Module, state: Mapping[str, Tensor] | None = None) -> None:
+    """Loads a folder's weights into a module, all of them and no others; ``state`` is what was read of it, if anything.
 
     Raises:
-        InputError: one is missing, unknown or of another shape; says so after ``where``, against ``config``.
+        InputError: the file is missing or cut short, or a tensor is missing, unknown or of another shape.
     """
+    path = Path(folder) / WEIGHTS
+    state = read_safetensors(path) if state is None else state
     wanted = module.state_dict()
     wrong = [f"{name} is missing" for name in wanted if name not in state]
     wrong += [f"{name} is unknown" for name in state if name not in wanted]
@@ -142,7 +134,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str, confi
         if name in state and state[name].shape != tensor.shape
     ]
     if wrong:
-        raise InputError(f"{where}{len(wrong)} tensors do not fit {config}: {'; '.join(wrong[:3])}")
+        raise InputError(f"{path}: {len(wrong)} tensors do not fit {CONFIG}: {'; '.join(wrong[:3])}")
     module.load_state_dict(state)
 
 

@@ -135,3 +135,25 @@ def test_nothing_is_unpickled():
             text = text.replace(loads[0], "")
         for word in ("torch.load", "import pickle", "joblib", "weights_only=False", "yaml.load(", "allow_pickle=True"):
             assert word not in text, f"{file} uses {word}"
+
+
+def test_a_codec_in_half_precision_is_nearly_the_same(tmp_path):
+    codec = tiny.codec()
+    for book in codec.quantizer.codebooks:
+        book.size.copy_(torch.rand(book.size.shape) * 9)
+        book.total.copy_(book.entries * book.size[:, None])
+    save_codec(tmp_path / "whole", codec)
+    save_codec(tmp_path / "half", codec, {"licence": "none"}, half=True)
+    state = load_file(tmp_path / "half" / "model.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float16, torch.bool}
+    assert not any(name.endswith("total") for name in state)
+    again = load_codec(tmp_path / "half")
+    assert again.checksum == codec.checksum == codec_checksum(tmp_path / "half")
+    assert {tensor.dtype for tensor in again.state_dict().values()} == {torch.float32, torch.bool}
+    for (name, ours), theirs in zip(codec.state_dict().items(), again.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3, msg=name)
+    sizes = [sum(file.stat().st_size for file in (tmp_path / name).iterdir()) for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    wav = torch.randn(1, 1, 800) * 0.3
+    codes = codec.encode(wav)
+    torch.testing.assert_close(again.decode(codes), codec.decode(codes), atol=5e-3, rtol=0)

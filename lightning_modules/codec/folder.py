@@ -24,27 +24,54 @@ from lightning_modules.model_folders import (
     WEIGHTS,
     config_section,
     file_checksum,
+    load_weights,
     read_config,
-    read_weights,
+    read_safetensors,
     write_folder,
 )
 
+EMBEDDED = Path(__file__).parents[1] / "weights" / "codec"
+_ENTRIES, _SIZE, _SUMS = "entries", "size", "total"  # of a codebook; the sums are entries times sizes
 
-def save_codec(folder: str | Path, codec: Codec, about: Mapping[str, Any] | None = None) -> None:
-    """Writes a codec folder and gives the codec its checksum; ``about`` is kept in the config as it is."""
+
+def codec_folder(name: str | Path) -> Path:
+    """The folder that a codec's name means: "embedded" is the one that ships with this package."""
+    return EMBEDDED if str(name) == "embedded" else Path(name)
+
+
+def save_codec(folder: str | Path, codec: Codec, about: Mapping[str, Any] | None = None, half: bool = False) -> None:
+    """Writes a codec folder and gives the codec its checksum.
+
+    Args:
+        folder: where to.
+        codec: what.
+        about: kept in the config as it is.
+        half: stores float16, and leaves out what can be told from the rest: for a codec that is sent around.
+    """
     inner = codec.mono if isinstance(codec, StereoCodec) else codec
-    write_folder(folder, inner, {"kind": "codec", **_description(codec), **(about or {})})
-    codec.checksum = _checksum(folder, codec)
+    state = inner.state_dict()
+    if half:
+        kept = {name: tensor for name, tensor in state.items() if not name.endswith(_SUMS)}
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in kept.items()}
+    write_folder(folder, state, {"kind": "codec", **_description(codec), **(about or {})})
+    codec.checksum = _checksum(Path(folder), codec)
 
 
 def load_codec(folder: str | Path, device: str | torch.device = "cpu") -> Codec:
-    """Reads a codec folder.
+    """Reads a codec folder, in float32 whatever it is stored in.
 
     Raises:
         InputError: no such folder, not a codec, or weights that do not fit its config.
     """
+    folder = codec_folder(folder)
     codec = _built(folder, read_config(folder, "codec"))
-    read_weights(folder, codec.mono if isinstance(codec, StereoCodec) else codec)
+    state = read_safetensors(folder / WEIGHTS)
+    for name in [name for name in state if name.endswith(_ENTRIES)]:
+        place = name.removesuffix(_ENTRIES)
+        size = state.get(place + _SIZE)
+        if place + _SUMS not in state and size is not None:
+            state[place + _SUMS] = state[name].float() * size.float()[:, None]
+    load_weights(folder, codec.mono if isinstance(codec, StereoCodec) else codec, state)
     codec.checksum = _checksum(folder, codec)
     return codec.to(device).eval()
 
@@ -55,12 +82,13 @@ def codec_checksum(folder: str | Path) -> str:
     Raises:
         InputError: no such folder, not a codec, or no weights in it.
     """
+    folder = codec_folder(folder)
     config = read_config(folder, "codec")
     with torch.device("meta"):
         return _checksum(folder, _built(folder, config))
 
 
-def _built(folder: str | Path, config: Mapping[str, Any]) -> Codec:
+def _built(folder: Path, config: Mapping[str, Any]) -> Codec:
     architecture = config.get("architecture", "encodec")
     codec: Codec
     if architecture == "encodec":
@@ -68,7 +96,7 @@ def _built(folder: str | Path, config: Mapping[str, Any]) -> Codec:
     elif architecture == "dac":
         codec = DAC(config_section(dict, config, "codec", folder), config.get("codebooks"))
     else:
-        raise InputError(f"{Path(folder) / CONFIG}: there is no architecture {architecture!r}; choose encodec or dac")
+        raise InputError(f"{folder / CONFIG}: there is no architecture {architecture!r}; choose encodec or dac")
     return StereoCodec(codec) if config.get("stereo", False) else codec
 
 
@@ -81,7 +109,7 @@ def _description(codec: Codec) -> dict[str, Any]:
     return {"architecture": "encodec", "codec": asdict(codec.config)}
 
 
-def _checksum(folder: str | Path, codec: Codec) -> str:
+def _checksum(folder: Path, codec: Codec) -> str:
     """Of weights and shape: equal weights padded in another way, say, give other codes."""
     shape = json.dumps(_description(codec), sort_keys=True)
-    return hashlib.sha256(f"{file_checksum(Path(folder) / WEIGHTS)} {shape}".encode()).hexdigest()
+    return hashlib.sha256(f"{file_checksum(folder / WEIGHTS)} {shape}".encode()).hexdigest()

@@ -3,17 +3,21 @@
 Shape letters: B items, D latent width, T frames, K codebooks, E entries, M = B * T vectors.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.sample_order import derived_seed
+from lightning_modules.codec import ranks
+
 _KMEANS_ITERATIONS = 50
 _INIT_VECTORS_PER_ENTRY = 2
 _DEAD_SHARE = 0.05  # of the mean usage
 _CHUNK = 16384  # vectors compared at once: bounds the [M, E] distances
+_FRACTION_BITS = 20  # of a random offset, in fixed point
 
 
 class Quantized(NamedTuple):
@@ -53,41 +57,61 @@ class Codebook(nn.Module):
         return F.embedding(codes, self.entries)
 
     @torch.no_grad()
-    def initialise(self, vectors: Tensor) -> None:
-        """k-means over [M, D] vectors; M may be smaller than the number of entries."""
+    def initialise(self, vectors: Tensor, draws: torch.Generator) -> None:
+        """k-means over [M, D] vectors; M may be smaller than the number of entries. ``draws`` is on the CPU."""
         count = len(self.entries)
-        picks = torch.randperm(len(vectors), device=vectors.device)
+        picks = torch.randperm(len(vectors), generator=draws).to(vectors.device)
         picks = picks.repeat(-(-count // len(vectors)))[:count]
         self.entries.copy_(vectors[picks])
         for _ in range(_KMEANS_ITERATIONS):
-            size, total = self._assign(vectors, self.nearest(vectors))
+            size, total = self.assigned(vectors, self.nearest(vectors))
             self.entries.copy_(torch.where(size[:, None] > 0, total / size.clamp(min=1)[:, None], self.entries))
-        # Every entry starts with the mean usage: none is dead before it had a chance.
-        self.size.fill_(len(vectors) / count)
-        self.total.copy_(self.entries * self.size[:, None])
+        self.restart(len(vectors))
 
     @torch.no_grad()
-    def update(self, vectors: Tensor, codes: Tensor) -> None:
-        """Moves the statistics towards [M, D] vectors assigned to [M] codes, and revives dead entries.
+    def restart(self, vectors: int) -> None:
+        """Gives every entry an equal share of so many vectors: none is dead before it had a chance."""
+        self.size.fill_(vectors / len(self.entries))
+        self.total.copy_(self.entries * self.size[:, None])
+
+    def assigned(self, vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """How many of [M, D] vectors with [M] codes each entry receives, and their sum: [E] and [E, D]."""
+        size = torch.zeros_like(self.size).index_add_(0, codes, torch.ones_like(vectors[:, 0]))
+        total = torch.zeros_like(self.total).index_add_(0, codes, vectors)
+        return size, total
+
+    @torch.no_grad()
+    def update(self, size: Tensor, total: Tensor, fresh: Tensor) -> None:
+        """Moves the averages towards what each entry received in this step, and revives dead entries.
 
         An entry is dead when it receives less than a twentieth of the mean usage. It becomes a random vector of this
         batch and its statistics restart at the mean usage, so that it is not declared dead again at once. (The original
         compares with a fixed 2 vectors a step, which a small batch never reaches, and leaves the old statistics.)
+
+        Args:
+            size: [E], how many vectors.
+            total: [E, D], their sum.
+            fresh: [E, D], what each entry becomes if it is dead.
         """
-        size, total = self._assign(vectors, codes)
         self.size.lerp_(size, 1 - self.decay)
         self.total.lerp_(total, 1 - self.decay)
         mean = self.size.mean()
         dead = self.size < _DEAD_SHARE * mean
-        fresh = vectors[torch.randint(len(vectors), (len(self.entries),), device=vectors.device)]
         self.size.copy_(torch.where(dead, mean, self.size))
         self.total.copy_(torch.where(dead[:, None], fresh * mean, self.total))
         self.entries.copy_(self.total / self.size[:, None].clamp(min=1e-6))
 
-    def _assign(self, vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        size = torch.zeros_like(self.size).index_add_(0, codes, torch.ones_like(vectors[:, 0]))
-        total = torch.zeros_like(self.total).index_add_(0, codes, vectors)
-        return size, total
+
+def spread_positions(count: int, total: Tensor, draws: torch.Generator) -> Tensor:
+    """``count`` random positions among ``total`` vectors, on its device; all differ unless there are fewer vectors.
+
+    One offset at random, then equal steps (systematic sampling), in random order: every vector is as likely as every
+    other. In integers, for positions must agree between devices of every kind.
+    """
+    order = torch.randperm(count, generator=draws)
+    offset = torch.randint(1 << _FRACTION_BITS, (), generator=draws)
+    places = ((order << _FRACTION_BITS) + offset).to(total.device)
+    return places * total // (count << _FRACTION_BITS)
 
 
 class ResidualVectorQuantizer(nn.Module):
@@ -98,6 +122,11 @@ class ResidualVectorQuantizer(nn.Module):
     entries. ``free_steps`` training steps pass unquantized before that, for an encoder that still moves fast leaves
     codebooks made of its first latents behind.
 
+    In a distributed run every process keeps the codebooks that one process with all their batches would have: what an
+    entry receives is added up over processes, and whatever is gathered or drawn comes from the batches of all, in the
+    order of ranks. Draws depend on the seed, the step and the codebook alone, so a resumed run repeats them
+    (``training_state``). The buffers need no broadcast.
+
     Args:
         codebooks: K.
         entries: entries of each codebook, E.
@@ -105,10 +134,17 @@ class ResidualVectorQuantizer(nn.Module):
 
     Attributes:
         free_steps: training steps before the gathering begins.
+        step: passes in training mode so far.
+        seed: of all draws.
+        counts: [K, E] int64, how often each entry was chosen in the last pass: over all processes in training mode (0
+            while latents pass unquantized), of this one in evaluation mode.
     """
 
     initialised: Tensor
     free_steps: int
+    step: int
+    seed: int
+    counts: Tensor
     _gathered: list[Tensor]
 
     def __init__(self, codebooks: int, entries: int, dim: int) -> None:
@@ -116,15 +152,36 @@ class ResidualVectorQuantizer(nn.Module):
         books = [Codebook(entries, dim) for _ in range(codebooks)]
         self.codebooks: Sequence[Codebook] = nn.ModuleList(books)  # type: ignore[assignment]
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
-        self.free_steps = 0
-        self._wanted = _INIT_VECTORS_PER_ENTRY * entries
+        self.free_steps = self.step = self.seed = 0
+        # No buffers: they would be tensors of an exported codec.
+        self.counts = torch.zeros(codebooks, entries, dtype=torch.int64)
         self._gathered = []
 
-    def follow(self, decay: float, free_steps: int) -> None:
-        """Sets how fast the codebooks follow the encoder in training: the averages' decay, and when they begin."""
-        self.free_steps = free_steps
+    def follow(self, decay: float, free_steps: int, seed: int = 0) -> None:
+        """Sets how the codebooks follow the encoder in training.
+
+        Args:
+            decay: of the moving averages, a step.
+            free_steps: training steps that pass unquantized before latents are gathered.
+            seed: of the draws that k-means begins with, and of the vectors that dead entries become.
+        """
+        self.free_steps, self.seed = free_steps, seed
         for codebook in self.codebooks:
             codebook.decay = decay
+
+    def training_state(self) -> dict[str, Any]:
+        """What a training that goes on needs beside ``state_dict()``: numbers, and the latents gathered so far [M, D].
+
+        It is the same on every process, and no part of an exported codec. PyTorch reads it without unpickling code.
+        """
+        width = self.codebooks[0].entries.shape[1]
+        gathered = torch.cat(self._gathered) if self._gathered else torch.zeros(0, width)
+        return {"step": self.step, "free_steps": self.free_steps, "gathered": gathered}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a ``training_state()``; after ``follow``, whose free steps have been counted down since."""
+        self.step, self.free_steps = state["step"], state["free_steps"]
+        self._gathered = [state["gathered"]] if len(state["gathered"]) else []
 
     def encode(self, latents: Tensor) -> Tensor:
         """[B, D, T] -> codes [B, K, T] int64."""
@@ -154,39 +211,82 @@ class ResidualVectorQuantizer(nn.Module):
     def _forward(self, latents: Tensor) -> Quantized:
         if self.training and not self._ready(latents):
             none = latents.new_zeros(len(latents), len(self.codebooks), latents.shape[-1], dtype=torch.int64)
+            self.counts = torch.zeros_like(self.counts, device=latents.device)
             return Quantized(latents, none, latents.new_zeros(()))
         batch, dim, frames = latents.shape
         residual = latents.transpose(1, 2).reshape(-1, dim)
         quantized = torch.zeros_like(residual)
-        codes, losses = [], []
+        residuals, codes, losses = [], [], []
         for codebook in self.codebooks:
-            chosen = codebook.nearest(residual.detach())
-            entry = codebook.lookup(chosen)
-            if self.training:
-                codebook.update(residual.detach(), chosen)
+            residuals.append(residual.detach())
+            codes.append(codebook.nearest(residuals[-1]))
+            entry = codebook.lookup(codes[-1])
             losses.append(F.mse_loss(residual, entry))
-            codes.append(chosen)
             quantized = quantized + entry
             residual = residual - entry
+        stacked = torch.stack(codes)
+        if self.training:
+            self._update(residuals, codes)
+        else:
+            none = torch.zeros_like(self.counts, device=latents.device)
+            self.counts = none.scatter_add_(1, stacked, torch.ones_like(stacked))
         quantized = quantized.view(batch, frames, dim).transpose(1, 2)
         straight = latents + (quantized - latents).detach()
-        stacked = torch.stack(codes).view(-1, batch, frames).transpose(0, 1)
-        return Quantized(straight, stacked, torch.stack(losses).mean())
+        return Quantized(straight, stacked.view(-1, batch, frames).transpose(0, 1), torch.stack(losses).mean())
+
+    @torch.no_grad()
+    def _update(self, residuals: Sequence[Tensor], codes: Sequence[Tensor]) -> None:
+        """Moves every codebook after all have chosen, so that one message carries what all of them received.
+
+        Args:
+            residuals: for each codebook what it coded, [M, D].
+            codes: its choices, [M].
+        """
+        begin, everyone = ranks.place(len(residuals[0]), residuals[0].device)
+        parts = []
+        for k, (codebook, vectors) in enumerate(zip(self.codebooks, residuals, strict=True)):
+            size, total = codebook.assigned(vectors, codes[k])
+            # Candidates travel along whether or not an entry is dead: who is, is known only once all has been added up.
+            wanted = spread_positions(len(size), everyone, self._draws(k, "revival")) - begin
+            mine = (wanted >= 0) & (wanted < len(vectors))
+            fresh = vectors[wanted.clamp(0, len(vectors) - 1)].masked_fill(~mine[:, None], 0)
+            parts.append(torch.cat([size[:, None], total, fresh], 1))
+        received = ranks.add_up(torch.stack(parts))  # [K, E, 1 + 2 D]
+        for codebook, part in zip(self.codebooks, received, strict=True):
+            total, fresh = part[:, 1:].chunk(2, 1)
+            codebook.update(part[:, 0], total, fresh)
+        self.counts = received[..., 0].long()
 
     @torch.no_grad()
     def _ready(self, latents: Tensor) -> bool:
+        """Counts the step; whether the codebooks are, or have just been, initialised."""
+        self.step += 1
         if self.initialised:
             return True
         if self.free_steps:
             self.free_steps -= 1
             return False
-        self._gathered.append(latents.detach().transpose(1, 2).flatten(0, 1))
-        if sum(map(len, self._gathered)) < self._wanted:
+        # Kept as one process with the whole batch would keep them: all processes agree on when there are enough, and
+        # the checkpoint that one of them writes serves all.
+        self._gathered.append(ranks.gather(latents.transpose(1, 2).flatten(0, 1)))
+        if sum(map(len, self._gathered)) < _INIT_VECTORS_PER_ENTRY * self.counts.shape[1]:
             return False
-        residual = torch.cat(self._gathered)
+        residual = torch.cat([part.to(latents.device) for part in self._gathered])
         self._gathered.clear()
-        for codebook in self.codebooks:
-            codebook.initialise(residual)
+        for k, codebook in enumerate(self.codebooks):
+            codebook.initialise(residual, self._draws(k, "k-means"))
             residual = residual - codebook.lookup(codebook.nearest(residual))
+        if ranks.world_size() > 1:
+            self._take_from_first(len(residual))
         self.initialised.fill_(True)
         return True
+
+    def _take_from_first(self, vectors: int) -> None:
+        """The first process's entries: all have the same but for a GPU, which adds up in no fixed order."""
+        entries = ranks.from_first(torch.stack([codebook.entries for codebook in self.codebooks]))
+        for codebook, theirs in zip(self.codebooks, entries, strict=True):
+            codebook.entries.copy_(theirs)
+            codebook.restart(vectors)
+
+    def _draws(self, codebook: int, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(self.seed, self.step, codebook, purpose))
