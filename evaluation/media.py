@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,6 +70,13 @@ def compare_spectrograms(original: Tensor, reconstruction: Tensor, sample_rate: 
         _picture(right, "magma", top - _DEPTH, top),
         _picture(right - left, "RdBu_r", -LARGEST_DIFFERENCE, LARGEST_DIFFERENCE),
     )
+
+
+def spectrograms_on_one_scale(original: Tensor, others: Sequence[Tensor], sample_rate: int) -> list[str]:
+    """A waveform [N] and any number of its versions as mel spectrograms, all on the original's scale; PNG data URIs."""
+    decibels = [_mel_decibels(wav, sample_rate, 2 * _MELS, 2 * _COLUMNS) for wav in (original, *others)]
+    top = max(float(decibels[0].max()), -60.0)
+    return [_picture(values, "magma", top - _DEPTH, top) for values in decibels]
 
 
 def _mel_decibels(wav: Tensor, sample_rate: int, bands: int, columns: int) -> Tensor:

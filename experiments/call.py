@@ -14,7 +14,8 @@ def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
     """Calls a command's function with what the command line says.
 
     Parameters are flags; a required one that is a list or a whole number stands bare on the command line, as in ``mgl
-    compare a.json b.json`` and ``mgl show-sample 7``, and so do positional-only ones, as in ``mgl convert FROM TO``.
+    compare a.json b.json`` and ``mgl show-sample 7``, and so do positional-only ones, as in ``mgl convert FROM TO``. A
+    required one that is ``str | list[str]`` is a flag that may be given several times.
     """
 
     class Parser(ArgumentParser):
@@ -37,6 +38,11 @@ def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
             bare.add(parameter.name)
         elif parameter.annotation is int:
             parser.add_argument(parameter.name, type=int, help="a whole number")
+            bare.add(parameter.name)
+        elif parameter.annotation == str | list[str]:
+            # jsonargparse would keep the last of several without a word.
+            text = _explained(function, parameter.name)
+            parser.add_argument(f"--{parameter.name}", action="append", required=True, help=text)
             bare.add(parameter.name)
     parser.add_function_arguments(function, skip=bare, as_group=False)
     given = parser.parse_args(arguments).as_dict()

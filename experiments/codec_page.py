@@ -31,13 +31,15 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
 thead th { color: var(--dim); font-weight: 500; font-size: .85rem; vertical-align: bottom; }
-tbody th { font-weight: 600; } th small { display: block; color: var(--dim); font-weight: 400; }
+tbody th { font-weight: 600; } th small, td small { display: block; color: var(--dim); font-weight: 400; }
 th.left { text-align: left; } td[colspan] { white-space: normal; }
 td.wide { width: 40%; min-width: 6rem; }
 .bar { background: var(--bar); height: .7rem; border-radius: 2px; min-width: 1px; }
 .clip { padding: 1.1rem 0; border-bottom: 1px solid var(--line); }
 .takes { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1rem; }
-.takes > div { min-width: 0; }
+.takes.many { grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }
+.takes.many > div { display: flex; flex-direction: column; justify-content: flex-end; }
+.takes > div { min-width: 0; } .takes h4 { overflow-wrap: anywhere; }
 .takes audio { width: 100%; height: 2.4rem; display: block; }
 .takes img { width: 100%; height: 11rem; display: block; margin-top: .4rem; border-radius: 3px; }
 .scale { height: 2.4rem; display: grid; align-content: center; font-size: .8rem; color: var(--dim); }
@@ -46,9 +48,9 @@ td.wide { width: 40%; min-width: 6rem; }
 .ends { display: flex; justify-content: space-between; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; font-size: .9rem; }
 dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 44rem) { .takes, dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
+@media (max-width: 44rem) { .takes, .takes.many, dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
 """
-# One player at a time; the other one of a pair goes on where the first was, so that they can be compared in mid-tune.
+# One player at a time; another one of a clip goes on where the first was, so that they can be compared in mid-tune.
 _SCRIPT = """
 document.addEventListener("play", function (event) {
   document.querySelectorAll("audio").forEach(function (other) {
@@ -71,9 +73,14 @@ def write_page(path: Path, results: Mapping[str, Any], excerpts: Sequence[Excerp
     """
     codec = results["codec"]
     title = f"Codec {codec['folder']}"
-    parts = [f"<h1>{escape(title)}</h1>", _paragraph("lead", codec_line(codec)), _metrics(results)]
-    parts += [_codebooks(results), _listen(results, excerpts, sample_rate), _clips(results), _failed(results)]
-    parts.append(_protocol(results))
+    parts = [f"<h1>{escape(title)}</h1>", paragraph("lead", codec_line(codec)), _metrics(results)]
+    parts += [_codebooks(results), _listen(results, excerpts, sample_rate), _clips(results), left_out(results)]
+    parts.append(protocol(results["protocol"], [("checksum of the codec", codec["checksum"])]))
+    write_parts(path, title, parts)
+
+
+def write_parts(path: Path, title: str, parts: Sequence[str]) -> None:
+    """Writes a page of HTML parts in this style, whole or not at all."""
     page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
     page += f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
     page += f"<body>{''.join(parts)}<script>{_SCRIPT}</script></body></html>\n"
@@ -92,7 +99,7 @@ def _metrics(results: Mapping[str, Any]) -> str:
             told += f"<td>{score['n']:,}</td>"
         rows.append(f"<tr><th>{escape(metric.name)} {ARROWS[metric.better]}<small>{what}</small></th>{told}</tr>")
     head = "<th></th><th>mean</th><th>95 % interval over clips</th><th>clips</th>"
-    return f"<h2>Figures</h2>{_paragraph('quiet', heard_line(results))}{_table(head, rows)}"
+    return f"<h2>Figures</h2>{paragraph('quiet', heard_line(results))}{table(head, rows)}"
 
 
 def _codebooks(results: Mapping[str, Any]) -> str:
@@ -105,7 +112,7 @@ def _codebooks(results: Mapping[str, Any]) -> str:
     entries = results["codec"]["entries"]
     said = f"{counted_line(results)}. A code out of {entries:,} can hold {math.log2(entries):.2f} bits."
     lines = [("Bitrate", bitrate_line(results)), ("Speed", speed_line(results))]
-    return f"<h2>Codebooks, bitrate, speed</h2>{_paragraph('quiet', said)}{_table(head, rows)}{_facts(lines)}"
+    return f"<h2>Codebooks, bitrate, speed</h2>{paragraph('quiet', said)}{table(head, rows)}{facts(lines)}"
 
 
 def _listen(results: Mapping[str, Any], excerpts: Sequence[Excerpt], sample_rate: int) -> str:
@@ -118,20 +125,20 @@ def _listen(results: Mapping[str, Any], excerpts: Sequence[Excerpt], sample_rate
         f"up to {sample_rate / 2000:g} kHz, low pitches at the bottom, 80 dB deep, both on the scale of the original."
     )
     clips = "".join(_excerpt(one, sample_rate) for one in excerpts)
-    return f"<h2>Where it fails</h2>{_paragraph('quiet', said)}{clips}"
+    return f"<h2>Where it fails</h2>{paragraph('quiet', said)}{clips}"
 
 
 def _excerpt(one: Excerpt, sample_rate: int) -> str:
     start, length = one.clip["worst_at"], one.original.shape[1] / sample_rate
-    where = f"From {_clock(start)} to {_clock(start + length)} in the track"
+    where = f"From {clock(start)} to {clock(start + length)} in the track"
     scores = ", ".join(
         f"{metric.name.removesuffix(', dB')} {number(one.clip[metric.key])}{' dB' if metric.key == 'si_sdr' else ''}"
         for metric in METRICS
         if one.clip[metric.key] is not None
     )
     pictures = compare_spectrograms(one.original.mean(0), one.reconstruction.mean(0), sample_rate)
-    takes = _take("Original", one.original, sample_rate, pictures.original)
-    takes += _take("Reconstruction", one.reconstruction, sample_rate, pictures.reconstruction)
+    takes = take("Original", one.original, sample_rate, pictures.original)
+    takes += take("Reconstruction", one.reconstruction, sample_rate, pictures.reconstruction)
     scale = f'<div class="scale"><div class="colours"></div><div class="ends"><span>missing, -{LARGEST_DIFFERENCE:g} dB'
     scale += f"</span><span>added, {LARGEST_DIFFERENCE:g} dB</span></div></div>"
     picture = f'<img alt="Difference of the spectrograms" src="{pictures.difference}">'
@@ -140,7 +147,9 @@ def _excerpt(one: Excerpt, sample_rate: int) -> str:
     return f'<article class="clip">{head}<div class="takes">{takes}</div></article>'
 
 
-def _take(name: str, wav: Tensor, sample_rate: int, picture: str) -> str:
+def take(name: str, wav: Tensor, sample_rate: int, picture: str) -> str:
+    """A player of [C, N] and its spectrogram; names come from users."""
+    name = escape(name)
     player = (
         f'<audio controls preload="metadata" aria-label="{name}" src="{encode_lossless(wav, sample_rate)}"></audio>'
     )
@@ -153,46 +162,52 @@ def _clips(results: Mapping[str, Any]) -> str:
     head = "<th>clip</th><th>length</th>"
     head += "".join(f"<th>{escape(metric.name)} {ARROWS[metric.better]}</th>" for metric in shown)
     rows = [
-        f"<tr><td>{escape(clip['id'])}</td><td>{_clock(clip['seconds'])}</td>"
+        f"<tr><td>{escape(clip['id'])}</td><td>{clock(clip['seconds'])}</td>"
         + "".join(f"<td>{number(clip[metric.key])}</td>" for metric in shown)
-        + f"<td>{_clock(clip['worst_at'])}</td></tr>"
+        + f"<td>{clock(clip['worst_at'])}</td></tr>"
         for clip in clips[:_MOST_ROWS]
     ]
     more = f"The worst {_MOST_ROWS}; results.json has all {len(clips):,}. " if len(clips) > _MOST_ROWS else ""
     said = f"{more}Worst first, by mel distance. A dash: the original is silent, or too short for that measure."
-    return f"<h2>Clips</h2>{_paragraph('quiet', said)}{_table(f'{head}<th>worst at</th>', rows)}"
+    return f"<h2>Clips</h2>{paragraph('quiet', said)}{table(f'{head}<th>worst at</th>', rows)}"
 
 
-def _failed(results: Mapping[str, Any]) -> str:
+def left_out(results: Mapping[str, Any]) -> str:
+    """What could not be measured, as a section; nothing where all could."""
     if not results["failed"]:
         return ""
     rows = [(failure["id"], failure["reason"]) for failure in results["failed"]]
-    return f"<h2>Left out</h2>{_paragraph('quiet', 'These are in no figure.')}{_facts(rows)}"
+    return f"<h2>Left out</h2>{paragraph('quiet', 'These are in no figure.')}{facts(rows)}"
 
 
-def _protocol(results: Mapping[str, Any]) -> str:
-    facts: list[tuple[str, str]] = [("checksum of the codec", results["codec"]["checksum"])]
-    for name, value in results["protocol"].items():
+def protocol(described: Mapping[str, Any], first: Sequence[tuple[str, str]] = ()) -> str:
+    """The part of results.json of that name as a section, after some ``first`` lines."""
+    rows = list(first)
+    for name, value in described.items():
         if isinstance(value, Mapping):
-            facts += [(f"{name}, {part}", str(told)) for part, told in value.items()]
+            rows += [(f"{name}, {part}", str(told)) for part, told in value.items()]
         else:
-            facts.append((name, "none" if value is None else str(value)))
-    return f"<h2>Protocol</h2>{_facts([(name.replace('_', ' '), value) for name, value in facts])}"
+            rows.append((name, "none" if value is None else str(value)))
+    return f"<h2>Protocol</h2>{facts([(name.replace('_', ' '), value) for name, value in rows])}"
 
 
-def _facts(rows: Sequence[tuple[str, str]]) -> str:
+def facts(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and what is said of them."""
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in rows)}</dl>"
 
 
-def _table(head: str, rows: Sequence[str]) -> str:
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<div class="scroll" tabindex="0">{table}</div>'
+def table(head: str, rows: Sequence[str]) -> str:
+    """A table of HTML rows, scrolled sideways where the page is narrow."""
+    content = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{content}</div>'
 
 
-def _paragraph(kind: str, text: str) -> str:
+def paragraph(kind: str, text: str) -> str:
+    """Text in a paragraph of a class."""
     return f'<p class="{kind}">{escape(text)}</p>'
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

@@ -1,8 +1,11 @@
-"""``mgl evaluate-codec``: how well a codec reconstructs held-out music."""
+"""``mgl evaluate-codec``: how well codecs reconstruct held-out music."""
+
+from collections.abc import Mapping
+from typing import Any
 
 
 def evaluate_codec(
-    codec: str,
+    codec: str | list[str],
     manifest: str,
     out: str,
     split: str = "test",
@@ -16,9 +19,11 @@ def evaluate_codec(
 
     OUT then holds results.json (SI-SDR, mel and STFT distance and ViSQOL with intervals, use of the codebooks, bitrate,
     speed, a row a clip) and index.html, a page on which the worst clips can be heard beside their reconstructions.
+    With several codecs both hold all of them, measured on the same clips at the rate of the first neural one.
 
     Args:
-        codec: folder of the codec.
+        codec: folder of a codec; or, beside one, "opus@6" (Opus, 6 kbit/s asked for), "opus" (its lowest), "vorbis" (at
+            its lowest quality). May be given several times; the others are compared with the first.
         manifest: a manifest.jsonl, or a folder that holds one.
         out: folder for results.json and index.html.
         split: which tracks: test, valid, train, or '' for all.
@@ -30,32 +35,58 @@ def evaluate_codec(
     """
     from datamodules.manifest import read_manifest
     from experiments import codec_evaluation as evaluation
-    from experiments.codec_page import write_page
-    from experiments.codec_results import described, result_lines, versions, write_results
+    from experiments.codec_comparison import CodecComparison, load_systems
+    from experiments.codec_results import versions
     from experiments.console import pick_device, progress, require_folder
-    from lightning_modules.codec.folder import load_codec
     from lightning_modules.codec.visqol import MISSING, load_visqol
 
     _check(clips, seconds, examples)
-    device = pick_device(device)
+    names = [codec] if isinstance(codec, str) else codec
     tracks = evaluation.chosen_tracks(read_manifest(manifest), split, clips)
-    model = load_codec(codec, device)
     scorer = load_visqol() if visqol else None
+    systems = load_systems(names, pick_device(device), scorer)
+    measuring: evaluation.CodecEvaluation | CodecComparison = CodecComparison(systems, examples)
+    if len(names) == 1:
+        measuring = systems[names[0]]
+        measuring.examples = examples
     folder = require_folder(out)
-    measuring = evaluation.CodecEvaluation(model, device, examples, scorer)
     total = sum(length if seconds is None else min(length, seconds) for length in tracks.durations.tolist())
     with progress() as bar:
         task = bar.add_task("evaluating", total=total)
         failed = evaluation.evaluate_tracks(measuring, tracks, seconds, lambda done: bar.update(task, completed=done))
-    results = {
-        "codec": described(codec, model),
-        "protocol": evaluation.protocol(tracks, split, seconds, versions(scorer)),
-        "failed": failed,
-        **measuring.results("" if scorer else MISSING if visqol else "--visqol false"),
-    }
+    about = {"protocol": evaluation.protocol(tracks, split, seconds, versions(scorer)), "failed": failed}
+    missing = "" if scorer else MISSING if visqol else "--visqol false"
+    if isinstance(measuring, CodecComparison):
+        _write_comparison(folder, measuring, {**about, **measuring.results(missing)})
+    else:
+        _write(folder, names[0], measuring, {**about, **measuring.results(missing)})
+    print(f"{folder}/results.json; to hear and look at: {folder}/index.html")
+
+
+def _write(folder: Any, name: str, measured: Any, results: Mapping[str, Any]) -> None:
+    """Results and page of one codec."""
+    from experiments.codec_page import write_page
+    from experiments.codec_results import described, result_lines, write_results
+
+    results = {"codec": described(name, measured.codec), **results}
     write_results(folder / "results.json", results)
-    write_page(folder / "index.html", results, measuring.excerpts, model.sample_rate)
-    print("\n".join([*result_lines(results), f"{folder}/results.json; to hear and look at: {folder}/index.html"]))
+    write_page(folder / "index.html", results, measured.excerpts, measured.codec.sample_rate)
+    print("\n".join(result_lines(results)))
+
+
+def _write_comparison(folder: Any, measured: Any, results: Mapping[str, Any]) -> None:
+    """Results and page of several."""
+    from rich.console import Console
+
+    from experiments.codec_comparison import comparison_lines, comparison_table
+    from experiments.codec_comparison_page import write_comparison_page
+    from experiments.codec_results import heard_line, write_results
+
+    write_results(folder / "results.json", results)
+    write_comparison_page(folder / "index.html", results, measured.excerpts, measured.rate_and_channels[0])
+    print(heard_line({**results["systems"][0], **results}))
+    Console().print(comparison_table(results))
+    print("\n".join(comparison_lines(results)))
 
 
 def _check(clips: int | None, seconds: float | None, examples: int) -> None:
