@@ -223,9 +223,12 @@ def test_a_browser_draws_it(tmp_path, width):
     probe = tmp_path / "probe.html"
     probe.write_text((tmp_path / "index.html").read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
     flags = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},3000"]
-    done = subprocess.run(
-        [*flags, "--virtual-time-budget=20000", "--dump-dom", f"file://{probe}"],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    title = re.search(r"<title>([^<]*)</title>", done.stdout).group(1)
+    for _ in range(4):  # virtual time may run out before a busy machine has decoded the sounds
+        done = subprocess.run(
+            [*flags, "--virtual-time-budget=20000", "--dump-dom", f"file://{probe}"],
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        title = re.search(r"<title>([^<]*)</title>", done.stdout).group(1)
+        if title.startswith("overflow"):
+            break
     assert title == "overflow false 0 images true sound " + ",".join(["2"] * 8)
