@@ -15,8 +15,8 @@ from test_codec_baselines import RATE, music, passed
 
 from datamodules.errors import InputError
 from experiments.__main__ import main, run
-from experiments.codec_comparison import CodecComparison, perplexity_text, signed
-from experiments.codec_evaluation import CodecEvaluation
+from experiments.codecs.comparison import CodecComparison, perplexity_text, signed
+from experiments.codecs.evaluation import CodecEvaluation
 from lightning_modules.codec.baselines import is_baseline
 from lightning_modules.codec.contract import Codec
 from lightning_modules.codec.folder import save_codec
@@ -41,7 +41,7 @@ class Known(Codec):
 
 
 def compared(monkeypatch, first, second, clips):
-    monkeypatch.setattr("experiments.codec_comparison.described", lambda name, codec: {"folder": name})
+    monkeypatch.setattr("experiments.codecs.comparison.described", lambda name, codec: {"folder": name})
     systems = {name: CodecEvaluation(Known(answer), examples=0) for name, answer in (("a", first), ("b", second))}
     comparison = CodecComparison(systems, examples=2)
     for number, wav in enumerate(clips):

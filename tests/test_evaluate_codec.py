@@ -17,7 +17,7 @@ import torch
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest
 from experiments.__main__ import main
-from experiments.codec_evaluation import CodecEvaluation, chosen_tracks
+from experiments.codecs.evaluation import CodecEvaluation, chosen_tracks
 from experiments.commands.evaluate_codec import evaluate_codec
 from lightning_modules.codec.contract import Codec
 from lightning_modules.codec.measures import ReconstructionMeasures
@@ -197,8 +197,8 @@ def test_the_page_holds_the_sound_itself(evaluated):
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_draws_it(tmp_path, width):
-    from experiments.codec_page import write_page
-    from experiments.codec_results import versions
+    from experiments.codecs.page import write_page
+    from experiments.codecs.results import versions
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:

@@ -34,9 +34,9 @@ def evaluate_codec(
         device: where to encode: "cpu", "cuda", or "auto" for a GPU where there is one.
     """
     from datamodules.manifest import read_manifest
-    from experiments import codec_evaluation as evaluation
-    from experiments.codec_comparison import CodecComparison, load_systems
-    from experiments.codec_results import versions
+    from experiments.codecs import evaluation
+    from experiments.codecs.comparison import CodecComparison, load_systems
+    from experiments.codecs.results import versions
     from experiments.console import pick_device, progress, require_folder
     from lightning_modules.codec.visqol import MISSING, load_visqol
 
@@ -65,8 +65,8 @@ def evaluate_codec(
 
 def _write(folder: Any, name: str, measured: Any, results: Mapping[str, Any]) -> None:
     """Results and page of one codec."""
-    from experiments.codec_page import write_page
-    from experiments.codec_results import described, result_lines, write_results
+    from experiments.codecs.page import write_page
+    from experiments.codecs.results import described, result_lines, write_results
 
     results = {"codec": described(name, measured.codec), **results}
     write_results(folder / "results.json", results)
@@ -78,9 +78,9 @@ def _write_comparison(folder: Any, measured: Any, results: Mapping[str, Any]) ->
     """Results and page of several."""
     from rich.console import Console
 
-    from experiments.codec_comparison import comparison_lines, comparison_table
-    from experiments.codec_comparison_page import write_comparison_page
-    from experiments.codec_results import heard_line, write_results
+    from experiments.codecs.comparison import comparison_lines, comparison_table
+    from experiments.codecs.comparison_page import write_comparison_page
+    from experiments.codecs.results import heard_line, write_results
 
     write_results(folder / "results.json", results)
     write_comparison_page(folder / "index.html", results, measured.excerpts, measured.rate_and_channels[0])

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ReduceOp, all_reduce, get_world_size, is_available, is_initialized
+
+from lightning_modules.codec import ranks
 
 _TINY = 1e-12
 
@@ -44,9 +45,7 @@ class Balancer(nn.Module):
         places = [list(self.weights).index(name) for name in losses]
         gradients = [torch.autograd.grad(loss, output, retain_graph=True)[0] for loss in losses.values()]
         norms = torch.stack([gradient.detach().flatten(1).norm(dim=1).mean() for gradient in gradients])
-        if is_available() and is_initialized() and get_world_size() > 1:
-            all_reduce(norms, ReduceOp.SUM)
-            norms = norms / get_world_size()
+        norms = ranks.add_up(norms) / ranks.world_size()
         self.updates[places] += 1
         self.averages[places] = self.averages[places].lerp(norms, 1 - self.decay)
         usual = self.averages[places] / (1 - self.decay ** self.updates[places])

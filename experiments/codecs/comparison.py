@@ -13,8 +13,8 @@ from torch import Tensor
 from datamodules.errors import InputError
 from evaluation.tables import ARROWS, number
 from evaluation.uncertainty import FEWEST_FOR_INTERVAL, bootstrap_ratio, paired_difference
-from experiments.codec_evaluation import METRICS, CodecEvaluation, mean_of_clips, stretch
-from experiments.codec_results import described
+from experiments.codecs.evaluation import METRICS, CodecEvaluation, mean_of_clips, stretch
+from experiments.codecs.results import described
 from lightning_modules.codec.baselines import FileCodec, is_baseline
 from lightning_modules.codec.contract import Codec
 from lightning_modules.codec.folder import load_codec

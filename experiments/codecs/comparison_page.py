@@ -7,10 +7,10 @@ from typing import Any
 
 from evaluation.media import spectrograms_on_one_scale
 from evaluation.tables import ARROWS, interval, number
-from experiments.codec_comparison import SharedExcerpt, perplexity_text, signed
-from experiments.codec_evaluation import METRICS
-from experiments.codec_page import clock, facts, left_out, paragraph, protocol, table, take, write_parts
-from experiments.codec_results import codec_line, heard_line, speed_line
+from experiments.codecs.comparison import SharedExcerpt, perplexity_text, signed
+from experiments.codecs.evaluation import METRICS
+from experiments.codecs.page import clock, facts, left_out, paragraph, protocol, table, take, write_parts
+from experiments.codecs.results import codec_line, heard_line, speed_line
 
 
 def write_comparison_page(

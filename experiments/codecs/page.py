@@ -11,8 +11,8 @@ from torch import Tensor
 from datamodules.whole_files import write_whole
 from evaluation.media import LARGEST_DIFFERENCE, compare_spectrograms, encode_lossless
 from evaluation.tables import ARROWS, interval, number
-from experiments.codec_evaluation import METRICS, Excerpt
-from experiments.codec_results import bitrate_line, codec_line, counted_line, heard_line, speed_line
+from experiments.codecs.evaluation import METRICS, Excerpt
+from experiments.codecs.results import bitrate_line, codec_line, counted_line, heard_line, speed_line
 
 _MOST_ROWS = 200  # clips in the table; results.json has all
 _STYLE = """

@@ -9,7 +9,7 @@ from typing import Any
 
 from datamodules.whole_files import write_whole
 from evaluation.tables import ARROWS, interval, number
-from experiments.codec_evaluation import METRICS
+from experiments.codecs.evaluation import METRICS
 from lightning_modules.codec.contract import Codec
 from lightning_modules.codec.visqol import Visqol
 from lightning_modules.model_folders import read_config
