@@ -30,6 +30,7 @@ COMMANDS = {
         "train",
         "the paper's language-model recipe at a size, composed and checked",
     ),
+    "export": ("experiments.commands.export", "export", "the model of a run that has not ended, as a model folder"),
     "resume": ("experiments.commands.resume", "resume", "go on with an interrupted run"),
     "eval-set": ("experiments.commands.eval_set", "eval_set", "reference clips: held-out, MusicCaps, Song Describer"),
     "perplexity": ("experiments.commands.perplexity", "perplexity", "a model's cross-entropy on held-out tokens"),

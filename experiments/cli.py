@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -23,6 +24,7 @@ from lightning_modules.whole_checkpoints import WholeCheckpoints
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
 MODEL = "model"
+_OF_FIT = ("ckpt_path", "weights_only")  # what a saved config has for the subcommand itself
 
 
 def fit_cli(arguments: list[str]) -> None:
@@ -44,6 +46,23 @@ def fit_cli(arguments: list[str]) -> None:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
         raise
+
+
+def instantiated(config: str) -> tuple[LightningModule, list[Callback]]:
+    """The module and the callbacks of a run's saved config; nothing is run."""
+    _be_quiet()
+    fields = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    cli = SuiteCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        parser_class=_Parser,
+        run=False,
+        args={name: value for name, value in fields.items() if name not in _OF_FIT},
+    )
+    return cli.model, cli.trainer.callbacks  # type: ignore[attr-defined]
 
 
 class _Parser(LightningArgumentParser):
@@ -106,6 +125,8 @@ def _be_quiet() -> None:
     # Samples are numbered, so loaders have no length, and nothing is replayed on resume.
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
+    # A checkpoint is of the weights after the step.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 
 
 def _logger(run: str) -> Logger:
