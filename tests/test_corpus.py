@@ -127,7 +127,9 @@ def test_a_piece_of_another_recipe_is_made_again(corpus, tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGKILL"])
 def test_a_run_that_is_ended_leaves_no_process_and_no_half_file(tmp_path, sent):
-    script = f"from datamodules.corpus import build_corpus; build_corpus({str(tmp_path)!r}, pieces=500, workers=2)"
+    # A shell's background job ignores Ctrl-C, and so would what it starts.
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    script += f"from datamodules.corpus import build_corpus; build_corpus({str(tmp_path)!r}, pieces=500, workers=2)"
     run = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("audio/*.flac"))) < 2 and time.monotonic() < deadline:
