@@ -30,13 +30,7 @@ from lightning_modules.model_folders import (
     write_folder,
 )
 
-EMBEDDED = Path(__file__).parents[1] / "weights" / "codec"
 _ENTRIES, _SIZE, _SUMS = "entries", "size", "total"  # of a codebook; the sums are entries times sizes
-
-
-def codec_folder(name: str | Path) -> Path:
-    """The folder that a codec's name means: "embedded" is the one that ships with this package."""
-    return EMBEDDED if str(name) == "embedded" else Path(name)
 
 
 def save_codec(folder: str | Path, codec: Codec, about: Mapping[str, Any] | None = None, half: bool = False) -> None:
@@ -63,7 +57,7 @@ def load_codec(folder: str | Path, device: str | torch.device = "cpu") -> Codec:
     Raises:
         InputError: no such folder, not a codec, or weights that do not fit its config.
     """
-    folder = codec_folder(folder)
+    folder = Path(folder)
     codec = _built(folder, read_config(folder, "codec"))
     state = read_safetensors(folder / WEIGHTS)
     for name in [name for name in state if name.endswith(_ENTRIES)]:
@@ -82,7 +76,7 @@ def codec_checksum(folder: str | Path) -> str:
     Raises:
         InputError: no such folder, not a codec, or no weights in it.
     """
-    folder = codec_folder(folder)
+    folder = Path(folder)
     config = read_config(folder, "codec")
     with torch.device("meta"):
         return _checksum(folder, _built(folder, config))
