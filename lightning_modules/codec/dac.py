@@ -33,8 +33,8 @@ class DAC(Codec):
         except (StrictDataclassError, TypeError) as error:
             raise InputError(f"not the shape of a DAC: {error}") from error
         wanted = config.n_codebooks if codebooks is None else codebooks
-        if not 1 <= wanted <= config.n_codebooks:
-            raise InputError(f"this DAC has {config.n_codebooks} codebooks; 1 to as many can be used, not {wanted}")
+        if not isinstance(wanted, int) or not 1 <= wanted <= config.n_codebooks:
+            raise InputError(f"this DAC has {config.n_codebooks} codebooks; 1 to as many can be used, not {wanted!r}")
         super().__init__(
             sample_rate=config.sampling_rate,
             channels=1,
