@@ -124,7 +124,6 @@ def test_a_piece_of_another_recipe_is_made_again(corpus, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "manifest.jsonl").read_text())["recipe"] != before
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGKILL"])
 def test_a_run_that_is_ended_leaves_no_process_and_no_half_file(tmp_path, sent):
     # A shell's background job ignores Ctrl-C, and so would what it starts.

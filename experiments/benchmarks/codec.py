@@ -207,7 +207,7 @@ def read_rate(dtype: torch.dtype, width: int = 1024) -> float:
 
 def memory_rows(folder: Path, quick: bool) -> list[Row]:
     """Temporary memory of encoding long audio and of the codebooks' initialisation, each in a fresh process."""
-    short, long = (5, 20) if quick else (60, 300)
+    short, long = (5, 20) if quick else (60, 600)
     rows = []
     for what in ("encode", "decode"):
         mine, theirs = (in_fresh_process(_grown, str(folder), who, what, short) for who in ("ours", "peer"))

@@ -3,7 +3,7 @@
 With all channels of a step in one row, a convolution of kernel m * s and stride s is m matrix products of the rows,
 taken s at a time; a transposed one of kernel 2 * s is two; and none needs its input copied into columns. Signals are
 lazy: a stage of the network asks the layer before it for just the rows of its tile, so that what lies between two
-strided layers, nine tenths of all activations, never leaves the cache. Weight norm is folded.
+strided layers, most of all activations, never leaves the cache. Weight norm is folded.
 
 Shape letters: C channels, N steps (rows), O output channels, S stride, J taps.
 """
