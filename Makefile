@@ -64,8 +64,14 @@ train-large: $(stamp) ## Train the 3.3B language model, same variables
 	$(call train,large)
 
 .PHONY: train-codec
-train-codec: $(stamp) ## Train the 32 kHz codec on a manifest: DATA= RUN= ARGS=
-	$(mgl) fit -c codec -c codec/$(or $(CODEC),encodec_32khz) --data.init_args.manifest '$(DATA)' --run '$(or $(RUN),runs/codec)' $(ARGS)
+train-codec: $(stamp) ## Train a 32 kHz codec on a manifest: DATA= CODEC=encodec_32khz|mid|nano START= RUN= ARGS=
+ifeq ($(origin DATA),undefined)
+	@echo "REHEARSAL: no DATA was given: 200 steps on the demo's corpus; DATA= for yours"
+	$(mgl) demo --until corpus
+endif
+	$(mgl) fit -c codec -c codec/$(or $(CODEC),encodec_32khz) $(if $(filter undefined,$(origin DATA)),-c rehearsal) \
+		--data.init_args.manifest '$(if $(filter undefined,$(origin DATA)),runs/demo/corpus,$(DATA))' \
+		$(if $(START),--model.init_args.start_from '$(START)') --run '$(or $(RUN),runs/codec)' $(ARGS)
 
 .PHONY: resume
 resume: $(stamp) ## Go on with the run that was interrupted last, or RUN=
@@ -90,6 +96,11 @@ generate: $(stamp) ## Generate clips: MODEL= PROMPTS= OUT= ARGS=
 .PHONY: evaluate
 evaluate: $(stamp) ## Score a folder of clips: GENERATED= REFERENCE= JUDGE= OUT=
 	$(mgl) evaluate --generated '$(GENERATED)' --reference '$(REFERENCE)' --judge '$(JUDGE)' --out '$(or $(OUT),results.json)'
+
+.PHONY: codec-card
+codec-card: $(stamp) ## The embedded codec beside Opus and Vorbis: RECORDINGS= TWIN= OUT=
+	$(mgl) codec-card --out '$(or $(OUT),runs/codec-card)' $(if $(RECORDINGS),--recordings '$(RECORDINGS)') \
+		$(if $(TWIN),--twin '$(TWIN)')
 
 .PHONY: bench
 bench: $(stamp) ## Figures beside a peer's: WHAT="data" JSON=

@@ -41,6 +41,7 @@ COMMANDS = {
         "evaluate_codec",
         "how well a codec reconstructs held-out music",
     ),
+    "codec-card": ("experiments.commands.codec_card", "codec_card", "the embedded codec beside Opus and Vorbis"),
     "compare": ("experiments.commands.compare", "compare", "results of several systems as one page"),
     "bench": ("experiments.commands.bench", "bench", "figures beside a peer's, measured in one run"),
 }

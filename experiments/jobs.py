@@ -140,5 +140,5 @@ def describe(model: MusicModel, name: str, watch: Stopwatch) -> dict[str, Any]:
         record["training"]["validation"] = record.pop("held_out")
     if record.get("codec", {}).get("valid_metric") == "valid/mel_distance":
         curve = record["codec"].pop("curve")
-        record["codec"] |= {"mel_distance_untrained": curve[0][2], "mel_distance": curve[-1][2]}
+        record["codec"] |= {"mel_distance_at_start": curve[0][2], "mel_distance": curve[-1][2]}
     return record

@@ -1,10 +1,15 @@
 """Which stages a pipeline has. In their commands OUT stands for the pipeline's folder."""
 
+import shlex
+
 from experiments.pipeline import Stage
+from lightning_modules.codec.folder import codec_checksum
 
 DEMO_SIZES = ("nano", "mini")
 _CLIP_SECONDS = 6
 _CLIPS_PER_TRACK = 3
+_CARD_PIECES = 300
+_CARD_BASELINES = ("opus@6", "vorbis")
 
 
 def demo_stages(pieces: int, seed: int) -> list[Stage]:
@@ -34,6 +39,28 @@ def demo_stages(pieces: int, seed: int) -> list[Stage]:
     results = " ".join(f"OUT/{size}/results.json" for size in DEMO_SIZES)
     needs = tuple(f"evaluate {size}" for size in DEMO_SIZES)
     return [*stages, Stage("report", f"compare {results} --out OUT/report.html", "report.html", needs)]
+
+
+def codec_card_stages(codec: str, recordings: str, twin: str, seconds: float) -> list[Stage]:
+    """A codec beside others, on rendered scores and on recordings.
+
+    Raises:
+        InputError: a folder holds no codec.
+    """
+    neural = [codec, twin] if twin else [codec]
+    # Other weights under the same name are another result.
+    folder = "-".join(codec_checksum(name)[:12] for name in neural)
+    evaluate = (
+        f"evaluate-codec {shlex.join(f'--codec={name}' for name in [*neural, *_CARD_BASELINES])} --seconds {seconds}"
+    )
+    corpus = Stage("corpus", f"corpus --out OUT/corpus --pieces {_CARD_PIECES} --seed 0", "corpus/manifest.jsonl")
+    stages = [corpus]
+    for name, manifest, needs in (("scores", "OUT/corpus", ("corpus",)), ("recordings", recordings, ())):
+        if manifest:
+            place = f"{folder}/{name}"
+            command = f"{evaluate} --manifest {shlex.quote(manifest)} --out OUT/{place}"
+            stages.append(Stage(name, command, f"{place}/results.json", needs))
+    return stages
 
 
 def _size_stages(size: str, seed: int) -> list[Stage]:

@@ -28,7 +28,7 @@ class Request:
     Attributes:
         size: a layer of size/.
         data: token store or manifest; None asks for a rehearsal on the demo's tokens.
-        codec: folder of the codec.
+        codec: folder of the codec, or "embedded".
         pattern: a layer of pattern/.
         text: a layer of conditioning/; by default t5, in a rehearsal bytes.
         cluster: a layer of cluster/; by default gpus where there are any, else cpu.
@@ -124,7 +124,8 @@ def _tokens(request: Request, run: str) -> tuple[TokenStore, str]:
         raise InputError("DATA is empty; give a token store or a manifest, or leave DATA out for a rehearsal")
     if not request.codec:
         raise InputError(
-            "training on your data needs the codec of its tokens: CODEC=folder (`make train-codec` makes one)"
+            "training on your data needs the codec of its tokens: CODEC=folder (`make train-codec` makes one), or "
+            "CODEC=embedded, a small one that was trained on rendered scores alone"
         )
     if is_store(request.data):
         return TokenStore(request.data), request.codec

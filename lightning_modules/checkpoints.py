@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from datamodules.errors import InputError
-from lightning_modules.codec.folder import load_codec
+from lightning_modules.codec.folder import codec_folder, load_codec
 from lightning_modules.generation.model import MusicModel
 from lightning_modules.lm.conditioners import TextEncoder, TextEncoderConfig, build_text_encoder, load_text_encoder
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
@@ -42,15 +42,16 @@ def save_model(
         lm: the language model.
         text: which text encoder.
         encoder: the text encoder itself, saved along if it was trained.
-        codec: the codec's folder, copied.
+        codec: the codec's folder, or "embedded"; copied.
         about: kept in the config as it is: training record, licence, ...
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if encoder.trained:
         encoder.save(folder / "text_encoder")
-    if Path(codec).resolve() != (folder / "codec").resolve():
-        shutil.copytree(codec, folder / "codec", dirs_exist_ok=True)
+    source = codec_folder(codec)
+    if source.resolve() != (folder / "codec").resolve():
+        shutil.copytree(source, folder / "codec", dirs_exist_ok=True)
     write_folder(
         folder,
         lm.state_dict(),

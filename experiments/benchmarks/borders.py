@@ -98,7 +98,7 @@ def borders(codec: str = _CODEC, manifest: str = _CORPUS, tracks: int = 4) -> No
     """Prints the table.
 
     Args:
-        codec: folder of a codec.
+        codec: folder of a codec, or "embedded".
         manifest: tracks, which are put together to longer ones.
         tracks: how many longer ones.
     """

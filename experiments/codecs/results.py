@@ -11,6 +11,7 @@ from datamodules.whole_files import write_whole
 from evaluation.tables import ARROWS, interval, number
 from experiments.codecs.evaluation import METRICS
 from lightning_modules.codec.contract import Codec
+from lightning_modules.codec.folder import codec_folder
 from lightning_modules.codec.visqol import Visqol
 from lightning_modules.model_folders import read_config
 
@@ -20,7 +21,7 @@ _ENOUGH = 10
 
 def described(folder: str | Path, codec: Codec) -> dict[str, Any]:
     """What a codec is: the part "codec" of results.json."""
-    config = read_config(folder, "codec")
+    config = read_config(codec_folder(folder), "codec")
     return {
         "folder": str(folder),
         "architecture": config.get("architecture", "encodec"),

@@ -22,8 +22,8 @@ def evaluate_codec(
     With several codecs both hold all of them, measured on the same clips at the rate of the first neural one.
 
     Args:
-        codec: folder of a codec; or, beside one, "opus@6" (Opus, 6 kbit/s asked for), "opus" (its lowest), "vorbis" (at
-            its lowest quality). May be given several times; the others are compared with the first.
+        codec: folder of a codec, or "embedded"; or, beside one, "opus@6" (Opus, 6 kbit/s asked for), "opus" (its
+            lowest), "vorbis" (at its lowest quality). Several may be given; the others are compared with the first.
         manifest: a manifest.jsonl, or a folder that holds one.
         out: folder for results.json and index.html.
         split: which tracks: test, valid, train, or '' for all.

@@ -18,7 +18,7 @@ def tokens(
 
     Args:
         manifest: a manifest.jsonl, or a folder that holds one.
-        codec: folder of the codec.
+        codec: folder of the codec, or "embedded".
         out: folder of the token store.
         device: where to encode: "cpu", "cuda", or "auto" for a GPU where there is one.
         devices: how many of them, on each machine.

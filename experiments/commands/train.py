@@ -23,7 +23,7 @@ def train(
     Args:
         size: small (300M), medium (1.5B), large (3.3B), or mini and nano for a CPU.
         data: a token store, or a manifest, which is encoded first with the codec.
-        codec: folder of the codec.
+        codec: folder of the codec, or "embedded".
         pattern: how codebooks are interleaved: a layer of pattern/.
         text: "t5" (the paper's) or "bytes"; by default t5, bytes in a rehearsal.
         cluster: a layer of cluster/; by default gpus where there are any, else cpu.

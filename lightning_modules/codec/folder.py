@@ -1,5 +1,6 @@
 """Codec folders, and which class reads which.
 
+A codec is named by its folder, or "embedded": the small one that ships with the package (its card lies beside it).
 ``config.yaml`` says ``architecture`` ("encodec", which is understood when it is missing, or "dac"), the shape in
 ``codec``, how many ``codebooks`` of a DAC are used, and ``stereo`` where a mono codec takes both channels in turn.
 """
@@ -30,7 +31,14 @@ from lightning_modules.model_folders import (
     write_folder,
 )
 
+EMBEDDED = "embedded"
+_SHIPPED = Path(__file__).parent.parent / "weights" / "codec"
 _ENTRIES, _SIZE, _SUMS = "entries", "size", "total"  # of a codebook; the sums are entries times sizes
+
+
+def codec_folder(codec: str | Path) -> Path:
+    """The folder of a codec: itself, or the package's for "embedded" (``./embedded`` is one of your own)."""
+    return _SHIPPED if codec == EMBEDDED else Path(codec)
 
 
 def save_codec(folder: str | Path, codec: Codec, about: Mapping[str, Any] | None = None, half: bool = False) -> None:
@@ -51,32 +59,32 @@ def save_codec(folder: str | Path, codec: Codec, about: Mapping[str, Any] | None
     codec.checksum = _checksum(Path(folder), codec)
 
 
-def load_codec(folder: str | Path, device: str | torch.device = "cpu") -> Codec:
-    """Reads a codec folder, in float32 whatever it is stored in.
+def load_codec(codec: str | Path, device: str | torch.device = "cpu") -> Codec:
+    """Reads a codec folder, or the "embedded" codec, in float32 whatever it is stored in.
 
     Raises:
         InputError: no such folder, not a codec, or weights that do not fit its config.
     """
-    folder = Path(folder)
-    codec = _built(folder, read_config(folder, "codec"))
+    folder = codec_folder(codec)
+    built = _built(folder, read_config(folder, "codec"))
     state = read_safetensors(folder / WEIGHTS)
     for name in [name for name in state if name.endswith(_ENTRIES)]:
         place = name.removesuffix(_ENTRIES)
         size = state.get(place + _SIZE)
         if place + _SUMS not in state and size is not None:
             state[place + _SUMS] = state[name].float() * size.float()[:, None]
-    load_weights(folder, codec.mono if isinstance(codec, StereoCodec) else codec, state)
-    codec.checksum = _checksum(folder, codec)
-    return codec.to(device).eval()
+    load_weights(folder, built.mono if isinstance(built, StereoCodec) else built, state)
+    built.checksum = _checksum(folder, built)
+    return built.to(device).eval()
 
 
-def codec_checksum(folder: str | Path) -> str:
-    """Checksum of a codec folder, without loading its weights.
+def codec_checksum(codec: str | Path) -> str:
+    """Checksum of a codec folder, or of the "embedded" codec, without loading its weights.
 
     Raises:
         InputError: no such folder, not a codec, or no weights in it.
     """
-    folder = Path(folder)
+    folder = codec_folder(codec)
     config = read_config(folder, "codec")
     with torch.device("meta"):
         return _checksum(folder, _built(folder, config))

@@ -47,7 +47,7 @@ class CodecTraining(LightningModule):
         commitment_weight: weight of the commitment loss, which is outside the balancer.
         codebook_decay: decay of the codebooks' moving averages, a step.
         free_steps: steps that pass unquantized before the codebooks are initialised.
-        start_from: folder of a codec of the same shape to go on from.
+        start_from: folder of a codec of the same shape to go on from, or "embedded".
         seed: of the draws of codebooks.
     """
 

@@ -28,7 +28,7 @@ class LanguageModelTraining(LightningModule):
         text: which text encoder.
         optim: optimiser and schedule.
         condition_dropout: probability that a sample is trained without its text, for classifier-free guidance.
-        codec: folder of the codec that made the tokens; exported models carry it along.
+        codec: folder of the codec, or "embedded", that made the tokens; exported models carry it along.
         seed: of the condition dropout, which is a pure function of (seed, sample number).
     """
 
