@@ -41,7 +41,7 @@ def generate_clips(model: MusicModel, prompts: list[Prompt], folder: Path, optio
     """
     if options.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {options.batch_size}")
-    Sampling(options.top_k, options.temperature, options.guidance)  # refuses now rather than under the progress bar
+    Sampling(options.top_k, options.temperature)  # refuses now rather than under the progress bar
     frame = 1 / model.codec.frame_rate
     for prompt in prompts:
         if prompt.duration < frame:
@@ -123,7 +123,7 @@ def describe(model: MusicModel, name: str, watch: Stopwatch) -> dict[str, Any]:
         "checksum": model.checksum,
         "parameters": {
             "lm": sum(parameter.numel() for parameter in model.lm.parameters()),
-            "text_encoder": sum(parameter.numel() for parameter in model.text_encoder.parameters()),
+            "text_encoder": sum(parameter.numel() for parameter in model.conditioners.parameters()),
             "codec": sum(parameter.numel() for parameter in model.codec.parameters()),
         },
         "speed": {

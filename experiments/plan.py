@@ -1,5 +1,6 @@
 """What a language-model run needs: parameters, memory, arithmetic. Estimates, and they say so."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lightning_modules.lm.model import LanguageModelConfig, parameter_count
@@ -30,9 +31,9 @@ class Plan:
     flops: float
 
 
-def plan(config: LanguageModelConfig, text_dim: int, *, frames: int, batch_size: int, crops: int) -> Plan:
+def plan(config: LanguageModelConfig, dims: Mapping[str, int], *, frames: int, batch_size: int, crops: int) -> Plan:
     """Counts a run of ``crops`` crops of ``frames`` frames a step, ``batch_size`` of them at once on a device."""
-    parameters = parameter_count(config, text_dim)
+    parameters = parameter_count(config, dims)
     steps = build_pattern(config.pattern, config.codebooks, config.entries).trimmed_length(frames) - 1
     embedding = config.codebooks * (config.entries + 1) * config.dim
     # Two operations a weight and step forwards, twice that backwards; causal attention sees half of the sequence.

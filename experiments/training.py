@@ -13,7 +13,7 @@ from experiments.compose import language_model_layers, merged
 from experiments.console import pick_device
 from experiments.plan import Plan, plan
 from experiments.plan import lines as plan_lines
-from lightning_modules.lm.conditioners import BYTES
+from lightning_modules.conditioning.text import BYTES
 from lightning_modules.lm.model import LanguageModelConfig
 
 GLOBAL_BATCH = 192
@@ -157,7 +157,7 @@ def _plan(recipe: dict[str, Any], store: TokenStore) -> Plan:
     shape = LanguageModelConfig(**{**model["lm"], "codebooks": store.codebooks, "entries": store.entries})
     text_dim = model["text"]["dim"] if model["text"]["name"] == BYTES else _T5_BASE_DIM
     frames = round(data["seconds"] * store.frame_rate)
-    return plan(shape, text_dim, frames=frames, batch_size=data["batch_size"], crops=GLOBAL_BATCH)
+    return plan(shape, {"text": text_dim}, frames=frames, batch_size=data["batch_size"], crops=GLOBAL_BATCH)
 
 
 def _gpus() -> int:

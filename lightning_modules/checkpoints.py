@@ -1,7 +1,7 @@
 """Model folders: ``config.yaml`` beside ``model.safetensors``; nothing is pickled.
 
 A codec folder holds these two. A language model's folder holds them, the codec in ``codec/``, and a text encoder that
-was trained along in ``text_encoder/`` (Hugging Face's layout).
+was trained along, or came along with a checkpoint, in ``text_encoder/`` (Hugging Face's layout).
 """
 
 import shutil
@@ -14,8 +14,16 @@ import torch
 
 from datamodules.errors import InputError
 from lightning_modules.codec.folder import codec_folder, load_codec
+from lightning_modules.conditioning.conditioners import Conditioners
+from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
+from lightning_modules.conditioning.text import (
+    BYTES,
+    TextEncoder,
+    TextEncoderConfig,
+    build_text_encoder,
+    load_text_encoder,
+)
 from lightning_modules.generation.model import MusicModel
-from lightning_modules.lm.conditioners import TextEncoder, TextEncoderConfig, build_text_encoder, load_text_encoder
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
 from lightning_modules.model_folders import (
     WEIGHTS,
@@ -26,12 +34,14 @@ from lightning_modules.model_folders import (
     write_folder,
 )
 
+TEXT_ENCODER = "text_encoder"
+
 
 def save_model(
     folder: str | Path,
     lm: LanguageModel,
-    text: TextEncoderConfig,
-    encoder: TextEncoder,
+    text: TextEncoderConfig | None,
+    conditioners: Conditioners,
     codec: str | Path,
     about: Mapping[str, Any] | None = None,
 ) -> None:
@@ -40,29 +50,27 @@ def save_model(
     Args:
         folder: where to.
         lm: the language model.
-        text: which text encoder.
-        encoder: the text encoder itself, saved along if it was trained.
+        text: which text encoder, if it hears texts.
+        conditioners: its conditioners; a text encoder that was trained is saved along.
         codec: the codec's folder, or "embedded"; copied.
         about: kept in the config as it is: training record, licence, ...
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if encoder.trained:
-        encoder.save(folder / "text_encoder")
+    if conditioners.text is not None and conditioners.text.trained:
+        conditioners.text.save(folder / TEXT_ENCODER)
     source = codec_folder(codec)
     if source.resolve() != (folder / "codec").resolve():
         shutil.copytree(source, folder / "codec", dirs_exist_ok=True)
-    write_folder(
-        folder,
-        lm.state_dict(),
-        {"kind": "language_model", "lm": asdict(lm.config), "text": asdict(text), **(about or {})},
-    )
+    melody = asdict(conditioners.melody.config) if conditioners.melody is not None else None
+    config = {"lm": asdict(lm.config), "text": asdict(text) if text else None, "melody": melody}
+    write_folder(folder, lm.state_dict(), {"kind": "language_model", **config, **(about or {})})
 
 
 def load_model(
     folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> MusicModel:
-    """Reads a model folder: language model, text encoder and codec, ready to generate.
+    """Reads a model folder: language model, conditioners and codec, ready to generate.
 
     Args:
         folder: a folder written by ``save_model``.
@@ -73,10 +81,8 @@ def load_model(
         InputError: no such folder, not a language model, or weights that do not fit its config.
     """
     config = read_config(folder, "language_model")
-    text = config_section(TextEncoderConfig, config, "text", folder)
-    trained = Path(folder) / "text_encoder"
-    encoder = load_text_encoder(str(trained), trained=True) if trained.is_dir() else build_text_encoder(text)
-    lm = LanguageModel(config_section(LanguageModelConfig, config, "lm", folder), encoder.dim)
+    conditioners = _conditioners(Path(folder), config)
+    lm = LanguageModel(config_section(LanguageModelConfig, config, "lm", folder), conditioners.dims)
     load_weights(folder, lm)
     checksum = file_checksum(Path(folder) / WEIGHTS)
     codec = load_codec(Path(folder) / "codec", device)
@@ -85,4 +91,24 @@ def load_model(
             f"{folder}: the codec has {codec.codebooks} codebooks of {codec.entries} entries, the language model "
             f"{lm.config.codebooks} of {lm.config.entries}"
         )
-    return MusicModel(lm.to(device, dtype).eval(), encoder.to(device).eval(), codec, checksum=checksum, about=config)
+    return MusicModel(lm.to(device, dtype).eval(), conditioners.to(device).eval(), codec, checksum, about=config)
+
+
+def build_conditioners(text: TextEncoderConfig | None, melody: MelodyConfig | None) -> Conditioners:
+    """Conditioners of these configs; a pretrained text encoder is loaded.
+
+    Raises:
+        InputError: it is not on this machine and cannot be fetched.
+    """
+    return Conditioners(build_text_encoder(text) if text else None, MelodyEncoder(melody) if melody else None)
+
+
+def _conditioners(folder: Path, config: Mapping[str, Any]) -> Conditioners:
+    """The conditioners of a model folder, a text encoder that lies in it rather than the one that it is named after."""
+    text = config_section(TextEncoderConfig, config, "text", folder) if config.get("text") else None
+    melody = config_section(MelodyConfig, config, "melody", folder) if config.get("melody") else None
+    own = folder / TEXT_ENCODER
+    if text is None or not own.is_dir():
+        return build_conditioners(text, melody)
+    encoder: TextEncoder = load_text_encoder(str(own), trained=text.train or text.name == BYTES)
+    return Conditioners(encoder, MelodyEncoder(melody) if melody else None)

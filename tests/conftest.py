@@ -53,8 +53,7 @@ def model_folder(tmp_path, codec_folder):
 
     from lightning_modules.checkpoints import save_model
 
-    encoder = tiny.text_encoder()
-    save_model(tmp_path / "model", tiny.language_model(text_dim=encoder.dim), tiny.TEXT, encoder, codec_folder)
+    save_model(tmp_path / "model", tiny.language_model(), tiny.TEXT, tiny.conditioners(), codec_folder)
     return tmp_path / "model"
 
 

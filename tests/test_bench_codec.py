@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.benchmarks import codec as bench
 from lightning_modules.codec import seanet
 from lightning_modules.codec.config import CodecConfig
-from lightning_modules.codec.huggingface import read_huggingface
 from lightning_modules.codec.seanet import ResidualLSTM
+from lightning_modules.converting.codec_huggingface import read_huggingface
 
 SHAPE = CodecConfig(sample_rate=800, filters=4, ratios=(4, 2), dim=8, entries=64)
 

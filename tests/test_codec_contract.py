@@ -127,7 +127,7 @@ def test_a_language_model_generates_with_any_codec(tmp_path, name):
     codec = CODECS[name]()
     save_codec(tmp_path / "codec", codec)
     lm = tiny.language_model(codebooks=codec.codebooks, entries=codec.entries)
-    save_model(tmp_path / "m", lm, tiny.TEXT, tiny.text_encoder(), tmp_path / "codec")
+    save_model(tmp_path / "m", lm, tiny.TEXT, tiny.conditioners(), tmp_path / "codec")
     (clip,) = load_model(tmp_path / "m").generate(["piano"], duration=0.25)
     assert clip.shape == (codec.channels, 200)
     assert torch.isfinite(clip).all()

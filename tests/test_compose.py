@@ -13,7 +13,7 @@ from experiments import training
 from experiments.__main__ import main
 from experiments.compose import CONFIGS, language_model_layers, layer_path, layers, resolve_layers
 from experiments.plan import lines, plan
-from lightning_modules.lm.conditioners import TextEncoderConfig
+from lightning_modules.conditioning.text import TextEncoderConfig
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig, parameter_count
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig
@@ -58,7 +58,7 @@ def test_every_cell_composes(capsys, size):
         shape, text = LanguageModelConfig(**model["lm"]), TextEncoderConfig(**model["text"])
     with torch.device("meta"):
         module = LanguageModelTraining(shape, text, OptimConfig(**model["optim"]))
-    expected = parameter_count(shape, text.dim)
+    expected = parameter_count(shape, {"text": text.dim})
     assert sum(parameter.numel() for parameter in module.lm.parameters()) == expected
     if size in PAPER:
         assert expected - (text.dim - 768) * shape.dim == PAPER[size]
@@ -145,7 +145,7 @@ def test_a_composition_fits_its_tokens(capsys, token_store):
     assert "192 = 1 device x 1 x 192" in told
     assert "REHEARSAL" not in told
     shape = LanguageModelConfig(**lm)
-    assert f"{parameter_count(shape, composed['model']['init_args']['text']['dim']):,}" in told
+    assert f"{parameter_count(shape, {'text': composed['model']['init_args']['text']['dim']}):,}" in told
 
 
 def test_what_cannot_be_composed_is_refused(tmp_path, token_store, monkeypatch):
@@ -165,32 +165,34 @@ def test_what_cannot_be_composed_is_refused(tmp_path, token_store, monkeypatch):
 
 def test_plan_counts_what_there_is():
     shape = LanguageModelConfig(dim=64, layers=3, heads=2, codebooks=4, entries=32)
-    figures = plan(shape, 16, frames=1500, batch_size=2, crops=6)
-    model = LanguageModel(shape, 16)
+    figures = plan(shape, {"text": 16}, frames=1500, batch_size=2, crops=6)
+    model = LanguageModel(shape, {"text": 16})
     assert figures.parameters == sum(parameter.numel() for parameter in model.parameters())
     # Weights, gradients, two moments, average, four bytes each.
     assert figures.state_bytes == 20 * figures.parameters
     assert (figures.steps, figures.codes) == (1500, 6 * 1500 * 4)
     flat = plan(
         LanguageModelConfig(dim=64, layers=3, heads=2, entries=32, pattern="flatten"),
-        16,
+        {"text": 16},
         frames=1500,
         batch_size=2,
         crops=6,
     )
     assert (flat.steps, flat.codes) == (6000, figures.codes)
     assert flat.flops > 4 * figures.flops
-    assert plan(shape, 16, frames=1500, batch_size=4, crops=6).activation_bytes == 2 * figures.activation_bytes
+    assert (
+        plan(shape, {"text": 16}, frames=1500, batch_size=4, crops=6).activation_bytes == 2 * figures.activation_bytes
+    )
     assert any(f"{figures.parameters:,}" in line for line in lines(figures))
 
 
 def test_planned_arithmetic_is_what_torch_counts():
     shape = LanguageModelConfig(dim=64, layers=3, heads=2, codebooks=4, entries=32)
-    model, frames, crops = LanguageModel(shape, 16), 12, 2
+    model, frames, crops = LanguageModel(shape, {"text": 16}), 12, 2
     # As many text tokens as steps: the plan lets every weight work once a step.
     given = tiny.conditions([frames] * crops)
     with FlopCounterMode(display=False) as counter:
         logits, _ = model.teacher_forced(tiny.codes(crops, frames, entries=32), given)
         logits.sum().backward()
-    figures = plan(shape, 16, frames=frames, batch_size=crops, crops=crops)
+    figures = plan(shape, {"text": 16}, frames=frames, batch_size=crops, crops=crops)
     assert figures.flops == pytest.approx(counter.get_total_flops(), rel=0.1)

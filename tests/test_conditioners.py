@@ -1,13 +1,15 @@
 """Text conditions: what is dropped, what is empty, what is frozen, what is saved."""
 
 import time
+import warnings
 
 import pytest
 import tiny
 import torch
 
 from datamodules.errors import InputError
-from lightning_modules.lm.conditioners import TextEncoderConfig, build_text_encoder, load_text_encoder
+from lightning_modules.conditioning.dropout import ConditionDropout
+from lightning_modules.conditioning.text import TextEncoderConfig, build_text_encoder, load_text_encoder
 from lightning_modules.lm.model import LanguageModelConfig
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig
@@ -52,23 +54,32 @@ def test_an_empty_text_is_the_null_condition():
 def test_a_text_is_encoded_alike_beside_longer_ones_and_cut_when_too_long():
     encoder = tiny.text_encoder()
     alone, _ = encoder(["piano"])
-    beside, mask = encoder(["piano", "a" * 1000])
+    with pytest.warns(UserWarning, match="1001 tokens; the encoder hears the first 256"):
+        beside, mask = encoder(["piano", "a" * 1000])
+    with warnings.catch_warnings(action="error"):
+        encoder(["a" * 1000])  # said once
     torch.testing.assert_close(beside[:1, : alone.shape[1]], alone, atol=1e-6, rtol=0)
     assert (beside[0, alone.shape[1] :] == 0).all()
     assert mask.shape[1] == 256
 
 
+def dropped(module, numbers):
+    """Which rows have lost their text."""
+    rows = tiny.conditions([1] * len(numbers))
+    return ~module.dropout(rows, numbers)["text"].mask[:, 0]
+
+
 def test_which_samples_are_dropped_is_a_function_of_their_numbers():
     module = training(condition_dropout=0.3, seed=5)
     numbers = torch.arange(4000)
-    dropped = module.dropped(numbers)
-    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    out = dropped(module, numbers)
+    assert out.float().mean().item() == pytest.approx(0.3, abs=0.03)
     order = torch.randperm(4000, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(module.dropped(order), dropped[order])
-    assert torch.equal(module.dropped(numbers[17:18]), dropped[17:18])
-    assert not torch.equal(training(condition_dropout=0.3, seed=6).dropped(numbers), dropped)
-    assert not training(condition_dropout=0.0).dropped(numbers).any()
-    assert training(condition_dropout=1.0).dropped(numbers).all()
+    assert torch.equal(dropped(module, order), out[order])
+    assert torch.equal(dropped(module, numbers[17:18]), out[17:18])
+    assert not torch.equal(dropped(training(condition_dropout=0.3, seed=6), numbers), out)
+    assert not dropped(training(condition_dropout=0.0), numbers).any()
+    assert dropped(training(condition_dropout=1.0), numbers).all()
 
 
 @torch.no_grad()
@@ -90,19 +101,19 @@ def test_absent_encoder_is_an_input_error_at_once():
 
 def test_a_frozen_encoder_is_no_part_of_the_module(pretrained):
     module = training(pretrained)
-    assert not any("encoder" in name for name in [*module.state_dict(), *dict(module.named_parameters())])
+    assert not any("conditioners" in name for name in [*module.state_dict(), *dict(module.named_parameters())])
     assert len(list(module.parameters())) == len(list(module.lm.parameters()))
     module.train()
-    assert not module.text_encoder.model.training
-    assert not module.text_encoder(["piano"]).embeddings.requires_grad
+    assert not module.conditioners.text.model.training
+    assert not module.conditioners.text(["piano"]).embeddings.requires_grad
 
 
 def test_a_byte_level_encoder_learns_along():
     module = training()
-    assert any("encoder" in name for name in module.state_dict())
-    embeddings, _ = module.text_encoder(["piano"])
+    assert any("conditioners" in name for name in module.state_dict())
+    embeddings, _ = module.conditioners.text(["piano"])
     embeddings.sum().backward()
-    assert all(p.grad is not None for p in module.text_encoder.parameters() if p.requires_grad)
+    assert all(p.grad is not None for p in module.conditioners.text.parameters() if p.requires_grad)
 
 
 def test_incomplete_tokenizer_is_refused(pretrained, monkeypatch):
@@ -111,6 +122,22 @@ def test_incomplete_tokenizer_is_refused(pretrained, monkeypatch):
         def from_pretrained(name, **options):
             return ["<pad>", "</s>"]
 
-    monkeypatch.setattr("lightning_modules.lm.conditioners.AutoTokenizer", Stub)
+    monkeypatch.setattr("lightning_modules.conditioning.text.AutoTokenizer", Stub)
     with pytest.raises(InputError, match="incomplete"):
         build_text_encoder(pretrained)
+
+
+def test_conditions_are_dropped_together_and_apart():
+    numbers = torch.arange(4000)
+    dropout = ConditionDropout(0.2, {"melody": 0.5}, seed=3)
+    conditioners = tiny.conditioners(melody=True)
+    classes = torch.full((4000, 9), 7, dtype=torch.uint8)
+    left = dropout(conditioners([""] * 4000, classes), numbers)
+    text = torch.tensor([dropout.drops(number, "text") for number in range(4000)])
+    melody = torch.tensor([dropout.drops(number, "melody") for number in range(4000)])
+    assert text.float().mean().item() == pytest.approx(0.2, abs=0.03)
+    assert melody.float().mean().item() == pytest.approx(0.2 + 0.8 * 0.5, abs=0.03)
+    assert melody[text].all()  # without everything means without the melody too
+    assert torch.equal(left["melody"].embeddings[:, 0, 7] == 0, melody)
+    with pytest.raises(InputError, match="attribute_dropout of 'melody': the model hears text"):
+        training(attribute_dropout={"melody": 0.5})

@@ -21,9 +21,10 @@ from foreign_codecs import (
 from safetensors.torch import load_file, save_file
 
 from datamodules.errors import InputError
-from lightning_modules.codec import huggingface
-from lightning_modules.codec.converting import convert, first_codebooks
 from lightning_modules.codec.folder import codec_checksum, load_codec, save_codec
+from lightning_modules.converting import codec_huggingface
+from lightning_modules.converting.codec_prefix import first_codebooks
+from lightning_modules.converting.run import convert
 
 
 @pytest.mark.parametrize("fields", SHAPES.values(), ids=SHAPES)
@@ -188,7 +189,7 @@ def test_bandwidths_give_exactly_the_codebooks(tmp_path):
             for entries in (2, 16, 1024, 2048):
                 for codebooks in range(1, 40):
                     shape = replace(codec.config, sample_rate=rate, ratios=(hop,), entries=entries)
-                    bandwidth = huggingface._bandwidth(replace(shape, codebooks=codebooks))
+                    bandwidth = codec_huggingface._bandwidth(replace(shape, codebooks=codebooks))
                     step = ceil(rate / hop) * (entries - 1).bit_length()
                     assert int(1000 * bandwidth // step) == codebooks == int(bandwidth * 1000 / step)
 

@@ -17,8 +17,9 @@ from foreign_codecs import (
 )
 
 from datamodules.errors import InputError
-from lightning_modules.codec.converting import convert, read_codec
 from lightning_modules.codec.folder import codec_checksum, load_codec
+from lightning_modules.converting.run import convert
+from lightning_modules.converting.sources import read_codec
 
 # As its config/model/encodec/default.yaml has it, written out by OmegaConf without following references.
 XP_CFG = """

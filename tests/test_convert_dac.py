@@ -10,8 +10,8 @@ from foreign_codecs import (
 )
 
 from datamodules.errors import InputError
-from lightning_modules.codec.converting import convert
 from lightning_modules.codec.folder import codec_checksum, load_codec
+from lightning_modules.converting.run import convert
 
 
 def normed(state):

@@ -19,10 +19,12 @@ from foreign_codecs import (
 
 from datamodules.errors import InputError
 from experiments.__main__ import main
-from lightning_modules.codec import converting
-from lightning_modules.codec.converting import convert, first_codebooks, read_codec
 from lightning_modules.codec.folder import load_codec, save_codec
 from lightning_modules.codec.stereo import StereoCodec
+from lightning_modules.converting import run, sources
+from lightning_modules.converting.codec_prefix import first_codebooks
+from lightning_modules.converting.run import convert
+from lightning_modules.converting.sources import read_codec
 from lightning_modules.model_folders import whole_folder
 
 
@@ -58,7 +60,7 @@ def test_of_the_hub_nothing_is_fetched_but_config_and_safetensors(tmp_path, monk
         return str(tmp_path / "hf")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr("lightning_modules.hub.hub_reachable", lambda: True)
+    monkeypatch.setattr("datamodules.hub.hub_reachable", lambda: True)
     save(peer(), tmp_path / "hf")
     read_codec("someone/codec")
     assert asked == [
@@ -87,7 +89,7 @@ def test_what_is_no_name_of_the_hub_is_not_asked_for(tmp_path, monkeypatch, sour
     def fetch(*args):
         raise AssertionError
 
-    monkeypatch.setattr(converting, "fetch", fetch)
+    monkeypatch.setattr(sources, "fetch", fetch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError):
         read_codec(source)
@@ -147,7 +149,7 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch, to, error, there):
         (Path(folder) / "model.safetensors").write_text("half")
         raise error
 
-    monkeypatch.setattr(converting, writer, stopped)
+    monkeypatch.setattr(run, writer, stopped)
     with pytest.raises(error):
         convert(tmp_path / "mine", tmp_path / "out", to)
     assert files(tmp_path) == before

@@ -8,22 +8,23 @@ import torch
 
 from datamodules.errors import InputError
 from lightning_modules.generation.engine import generate_codes
-from lightning_modules.generation.sampling import Sampling, draw, guide, noise
+from lightning_modules.generation.guidance import branches
+from lightning_modules.generation.sampling import Sampling, draw, noise
 from lightning_modules.lm.patterns import PATTERNS
 
 PROMPTS = ["a calm piano", "", "drums", "a fast violin and a slow bass"]
 
 
 @torch.no_grad()
-def loop(model, given, frames, sampling, uniform):
+def loop(model, given, frames, sampling, uniform, guidance=3.0):
     """One pass over everything drawn so far for every step: no cache, no batching of the two branches."""
     pattern = model.pattern
     steps = pattern.steps(frames)
     sequence = torch.full((len(uniform), pattern.codebooks, pattern.length(frames)), pattern.special)
     for step in range(1, sequence.shape[2]):
-        logits = model(sequence[..., :step], model.cross_input(given))[:, :, -1]
-        null = model(sequence[..., :step], model.cross_input(given.null()))[:, :, -1]
-        logits = (null + sampling.guidance * (logits - null)).numpy()
+        logits = model(sequence[..., :step], model.context(given))[:, :, -1]
+        null = model(sequence[..., :step], model.context(given.null()))[:, :, -1]
+        logits = (null + guidance * (logits - null)).numpy()
         for b, k in np.ndindex(logits.shape[:2]):
             if not (steps[k] == step).any():
                 continue
@@ -36,13 +37,13 @@ def loop(model, given, frames, sampling, uniform):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("sampling", [Sampling(greedy=True), Sampling(5, 0.8, 2.0)], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("sampling", [Sampling(greedy=True), Sampling(5, 0.8)], ids=["greedy", "drawn"])
 def test_engine_equals_a_loop_without_cache(pattern, sampling):
     model = tiny.language_model(pattern)
     given, seeds = tiny.conditions([4, 2]), [3, 4]
     uniform = noise(seeds, model.pattern.length(5), 4)
-    codes = generate_codes(model, given, 5, seeds, sampling)
-    assert torch.equal(codes, loop(model, given, 5, sampling, uniform))
+    codes = generate_codes(model, branches(given, ["text"], 2.0), 5, seeds, sampling)
+    assert torch.equal(codes, loop(model, given, 5, sampling, uniform, 2.0))
     if not sampling.greedy:
         assert len(codes.unique()) > 5
 
@@ -52,19 +53,11 @@ def test_guidance_of_one_is_the_conditional_branch_alone(monkeypatch):
     given = tiny.conditions([4, 2])
     rows = []
     model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    codes = generate_codes(model, given, 4, [1, 2], Sampling(guidance=1.0))
+    codes = generate_codes(model, branches(given, ["text"], 1.0), 4, [1, 2], Sampling())
     assert set(rows) == {2}
-    assert torch.equal(codes, loop(model, given, 4, Sampling(guidance=1.0), noise([1, 2], 8, 4)))
-    generate_codes(model, given, 4, [1, 2], Sampling(guidance=3.0))
+    assert torch.equal(codes, loop(model, given, 4, Sampling(), noise([1, 2], 8, 4), 1.0))
+    generate_codes(model, branches(given, ["text"], 3.0), 4, [1, 2], Sampling())
     assert rows[-1] == 4
-
-
-def test_guide():
-    conditional, null = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
-    both = torch.cat([conditional, null])
-    torch.testing.assert_close(guide(both, 3.0), null + 3 * (conditional - null))
-    torch.testing.assert_close(guide(both, 1.0), conditional)
-    torch.testing.assert_close(guide(both, 0.0), null)
 
 
 def test_a_sample_is_the_same_alone_and_anywhere_in_a_batch(model):

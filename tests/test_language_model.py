@@ -62,11 +62,11 @@ def test_logits_equal_transformers(peer_and_ours):
     given = tiny.conditions([7, 3, 5], dim=24)
     sequence = ours.pattern.build(tiny.codes(3, 11, codebooks=3))
     embeddings, mask = given["text"]
-    projected = F.linear(embeddings, ours.text_projection.weight, ours.text_projection.bias) * mask[..., None]
+    projected = F.linear(embeddings, ours.projections["text"].weight, ours.projections["text"].bias) * mask[..., None]
     theirs = peer(
         input_ids=sequence.reshape(9, -1), encoder_hidden_states=projected, encoder_attention_mask=mask.long()
     ).logits
-    mine = ours(sequence, ours.cross_input(given))
+    mine = ours(sequence, ours.context(given))
     assert mine.std() > 0.5  # weights that say something
     torch.testing.assert_close(mine.reshape(9, -1, 16), theirs, atol=1e-5, rtol=1e-5)
 
@@ -75,15 +75,15 @@ def test_logits_equal_transformers(peer_and_ours):
 def test_null_condition_adds_exactly_nothing():
     model = tiny.language_model()
     sequence = model.pattern.build(tiny.codes(2, 5))
-    cross = model.cross_input(tiny.conditions([4, 2]).null())
-    assert (cross.states == 0).all()  # the projection's bias does not leak in
+    context = model.context(tiny.conditions([4, 2]).null())
+    assert (context.cross.states == 0).all()  # the projection's bias does not leak in
     block = model.transformer.blocks[0].cross_attention
-    assert (block(torch.randn(2, 6, 32), cross, None, 0) == 0).all()
-    logits = model(sequence, cross)
+    assert (block(torch.randn(2, 6, 32), context.cross, None, 0) == 0).all()
+    logits = model(sequence, context)
     assert torch.isfinite(logits).all()
     for layer in model.transformer.blocks:
         layer.cross_attention.out.weight.zero_()
-    assert torch.equal(model(sequence, cross), logits)
+    assert torch.equal(model(sequence, context), logits)
 
 
 @torch.no_grad()
@@ -111,12 +111,12 @@ def test_padding_of_the_text_never_matters():
 def test_steps_over_a_cache_equal_one_pass(prompt):
     model = tiny.language_model()
     sequence = model.pattern.build(tiny.codes(2, 7))
-    cross = model.cross_input(tiny.conditions([4, 2]))
+    context = model.context(tiny.conditions([4, 2]))
     cache = model.transformer.new_cache(2, sequence.shape[2])
-    parts = [model(sequence[..., :prompt], cross, cache)]
+    parts = [model(sequence[..., :prompt], context, cache)]
     rest = range(prompt, sequence.shape[2])
-    parts += [model(sequence[..., step : step + 1], cross, cache, last=True) for step in rest]
-    torch.testing.assert_close(torch.cat(parts, 2), model(sequence, cross), atol=1e-5, rtol=1e-5)
+    parts += [model(sequence[..., step : step + 1], context, cache, last=True) for step in rest]
+    torch.testing.assert_close(torch.cat(parts, 2), model(sequence, context), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -178,7 +178,7 @@ def test_a_uniform_model_has_the_entropy_of_the_entries():
 )
 def test_parameters_of_the_papers_sizes(size, parameters):
     shape = yaml.safe_load(layer_path(f"size/{size}").read_text())["model"]["init_args"]["lm"]
-    assert parameter_count(LanguageModelConfig(**shape), text_dim=768) == parameters
+    assert parameter_count(LanguageModelConfig(**shape), {"text": 768}) == parameters
 
 
 def test_initial_weights_follow_the_rule():
@@ -186,7 +186,7 @@ def test_initial_weights_follow_the_rule():
         torch.manual_seed(0)
         from lightning_modules.lm.model import LanguageModel
 
-        model = LanguageModel(LanguageModelConfig(dim=128, layers=3, heads=2, entries=256), text_dim=64)
+        model = LanguageModel(LanguageModelConfig(dim=128, layers=3, heads=2, entries=256), {"text": 64})
     shrunk = 0.98658  # standard deviation of a unit normal cut at 3
 
     def check(weight, fan_in, depth=None):
@@ -196,7 +196,7 @@ def test_initial_weights_follow_the_rule():
 
     check(model.embedding.weight, 128)
     check(model.heads.weight, 128)
-    check(model.text_projection.weight, 64)
+    check(model.projections["text"].weight, 64)
     for depth, block in enumerate(model.transformer.blocks, start=1):
         check(block.self_attention.qkv.weight, 128, depth)
         check(block.cross_attention.out.weight, 128, depth)

@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.errors import InputError
 from lightning_modules.lm.patterns import PATTERNS, build_pattern
@@ -30,16 +32,20 @@ def layout(name, codebooks, frames):
         "partial_delay": [int(k > 0) for k in books],
         "stereo_delay": list(books),
         "stereo_partial_delay": [k // 2 for k in books],
-    }[name]
+    }
+    delays = [int(delay) for delay in name[6:].split(",")] if name.startswith("delay:") else delays[name]
     steps = [[(s - d, k) for k, d in enumerate(delays) if 0 <= s - d < frames] for s in range(frames + max(delays))]
     return steps
 
 
 @st.composite
 def patterns(draw):
-    name = draw(st.sampled_from(PATTERNS))
+    name = draw(st.sampled_from([*PATTERNS, "delay:"]))
     half = draw(st.integers(1, 4))
     codebooks = 2 * half if name.startswith("stereo") else half
+    if name == "delay:":
+        delays = draw(st.lists(st.integers(0, 5), min_size=half, max_size=half))
+        name += ",".join(str(delay - min(delays)) for delay in delays)
     return build_pattern(name, codebooks, SPECIAL)
 
 
@@ -85,7 +91,8 @@ def test_order_of_the_steps(pattern, frames):
     assert steps.min() == 1  # step 0 is empty
     assert steps.max() == pattern.length(frames) - 1
     assert (steps.diff(dim=1) > 0).all()  # a codebook's codes come in time's order, one a step
-    assert (steps.diff(dim=0) >= 0).all()  # a coarse codebook is never predicted after a finer one of its frame
+    if not pattern.name.startswith("delay:"):
+        assert (steps.diff(dim=0) >= 0).all()  # a coarse codebook is never predicted after a finer one of its frame
     if pattern.name == "flatten":
         assert len(steps.unique()) == steps.numel()  # the exact factorisation: one code a step
     if pattern.name == "coarse_first" and pattern.codebooks > 1:
@@ -107,6 +114,28 @@ def test_logits_are_gathered_like_codes(pattern, frames):
     assert (cut[~present] == 0).all()
 
 
+@torch.no_grad()
+@settings(max_examples=30)
+@given(patterns(), st.integers(1, 5))
+def test_no_prediction_sees_its_own_step_or_a_later_one(pattern, frames):
+    layers = layout(pattern.name, pattern.codebooks, frames)
+    step_of = {code: s for s, step in enumerate(layers, start=1) for code in step}
+    model = tiny.language_model(pattern.name, pattern.codebooks)
+    # Row n is changed at the n-th code; the same row unchanged, so that both are the same sums in the same order.
+    codes = tiny.codes(1, frames, pattern.codebooks).repeat(len(step_of), 1, 1)
+    changed = codes.clone()
+    for row, (t, k) in enumerate(step_of):
+        changed[row, k, t] = (changed[row, k, t] + 1) % tiny.ENTRIES
+    conditions = tiny.conditions([2] * len(step_of))
+    before, mask = model.logits(codes, conditions)
+    after, _ = model.logits(changed, conditions)
+    differs = (before != after).any(-1)
+    for row, own in enumerate(step_of.values()):
+        seen_by = {(t, k) for k, t in differs[row].nonzero().tolist()}
+        # All that comes later sees it, nothing else does; what training leaves out has no logits.
+        assert seen_by == {(t, k) for (t, k), s in step_of.items() if s > own and mask[row, k, t]}
+
+
 # The original's counts for 30 s at 50 frames a second.
 COUNTS = [
     # name, K, steps to generate, training sequence, valid targets of each codebook
@@ -116,6 +145,8 @@ COUNTS = [
     ("flatten", 4, 6000, 6001, [1500] * 4),
     ("partial_flatten", 4, 3000, 3001, [1500] * 4),
     ("coarse_first", 4, 3000, 3001, [1500] * 4),
+    ("delay:0,1,1,1", 4, 1501, 1501, [1500, 1499, 1499, 1499]),
+    ("delay:0,3,3,3", 4, 1503, 1501, [1500, 1497, 1497, 1497]),
     ("stereo_partial_delay", 8, 1503, 1501, [1500, 1500, 1499, 1499, 1498, 1498, 1497, 1497]),
     ("stereo_delay", 8, 1507, 1501, [1500 - k for k in range(8)]),
 ]
@@ -144,10 +175,36 @@ def test_delay_equals_transformers(name, codebooks, channels, frames):
     assert torch.equal(ours, mask)
 
 
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [*PATTERNS, "delay:0,3,3,3"])
+def test_all_happens_on_the_codes_device_and_in_no_loop_over_steps(name):
+    pattern, counts = build_pattern(name, 4), []
+    for frames in (5, 1500):
+        with Operations() as operations:
+            sequence = pattern.build(torch.empty(2, 4, frames, dtype=torch.int64, device="meta"))
+            back, mask = pattern.revert(sequence)
+        # A tensor made elsewhere could not have been combined with these.
+        assert back.device.type == mask.device.type == "meta"
+        counts.append(operations.count)
+    assert counts[0] == counts[1]
+
+
 def test_what_has_no_pattern_is_refused():
     for name, codebooks in (("dealy", 4), ("delay", 0), ("stereo_delay", 3)):
         with pytest.raises(InputError):
             build_pattern(name, codebooks)
+    for delays in ("0,1,1", "0,1,1,1,1", "0,-1,1,1", "1,2,3,4", "0,1,x,1", "0,1,1.5,1", ""):
+        with pytest.raises(InputError, match=r"4 whole numbers.* smallest must be 0, as in delay:0,3,3,3"):
+            build_pattern(f"delay:{delays}", 4)
     with pytest.raises(ValueError, match="4 codebooks"):
         build_pattern("delay", 4).build(torch.zeros(1, 3, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match="no number of frames"):

@@ -93,8 +93,7 @@ def test_the_codec_examples_run(tmp_path, monkeypatch):
 def test_the_python_example_runs(tmp_path, monkeypatch):
     model = tmp_path / "runs" / "demo" / "mini" / "model"
     save_codec(tmp_path / "codec", tiny.codec())
-    encoder = tiny.text_encoder()
-    save_model(model, tiny.language_model(), tiny.TEXT, encoder, tmp_path / "codec")
+    save_model(model, tiny.language_model(), tiny.TEXT, tiny.conditioners(), tmp_path / "codec")
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(blocks("python")[0], names)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import soundfile
 import tiny
-import torch
 import yaml
 
 from datamodules.captions import CaptionConfig
@@ -70,10 +69,10 @@ def captions_of(options):
 def test_windows_of_a_token_store(tmp_path, shown, token_run, token_options, codec_folder):
     dataset = TokenDataModule(**captions_of(token_options)).samples("train", 5)
     module = LanguageModelTraining(
-        LanguageModelConfig(dim=16, layers=1, heads=2), tiny.TEXT, OptimConfig(), 0.4, seed=9
+        LanguageModelConfig(dim=16, layers=1, heads=2), tiny.TEXT, OptimConfig(), condition_dropout=0.4, seed=9
     )
-    dropped = module.dropped(torch.arange(40))
-    assert 0 < dropped.sum() < 40
+    dropped = [module.dropout.drops(number, "text") for number in range(40)]
+    assert 0 < sum(dropped) < 40
     drawn = set()
     for number in range(40):
         told, sample = shown(number, "--run", token_run), dataset[number]

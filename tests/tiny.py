@@ -12,7 +12,10 @@ import torch
 
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.encodec import EnCodec
-from lightning_modules.lm.conditioners import Condition, Conditions, TextEncoderConfig, build_text_encoder
+from lightning_modules.conditioning.conditioners import Conditioners
+from lightning_modules.conditioning.conditions import Condition, Conditions
+from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
+from lightning_modules.conditioning.text import TextEncoderConfig, build_text_encoder
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
 
 RATE = 800  # Hz of the tiny codec; its hop is 8 samples: 100 frames a second
@@ -47,7 +50,8 @@ def language_model(pattern="delay", codebooks=CODEBOOKS, entries=ENTRIES, text_d
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = LanguageModelConfig(**fields, codebooks=codebooks, entries=entries, pattern=pattern)
-        model = LanguageModel(config, text_dim).eval()
+        dims = {"text": text_dim, "melody": 12}
+        model = LanguageModel(config, {name: dims[name] for name in config.conditions}).eval()
         # Norms and biases away from the 1 and 0 that hide a mistake.
         for parameter in model.parameters():
             if parameter.dim() == 1:
@@ -59,6 +63,11 @@ def text_encoder():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_text_encoder(TEXT)
+
+
+def conditioners(melody=False):
+    """The byte-level text encoder, and the full-mix melody encoder if asked for."""
+    return Conditioners(text_encoder(), MelodyEncoder(MelodyConfig(frames=9, stems="")) if melody else None)
 
 
 def conditions(lengths, dim=16, seed=0):

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torchaudio.functional import resample
 
+from datamodules.hub import quiet_transformers
 from experiments.benchmarks.made_up import RATE, music
 from experiments.benchmarks.measuring import Row, rates
 from experiments.benchmarks.memory import in_fresh_process, peak_memory, start_memory
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.encodec import EnCodec
-from lightning_modules.codec.huggingface import read_huggingface, to_transformers
 from lightning_modules.codec.quantizer import ResidualVectorQuantizer
 from lightning_modules.codec.seanet import PaddedConv1d, TrimmedConvTranspose1d
-from lightning_modules.hub import quiet_transformers
+from lightning_modules.converting.codec_huggingface import read_huggingface, to_transformers
 
 _SECONDS = 10
 _WANTED = {"encode": "ratio >= 1.4", "decode": "ratio >= 1.25"}

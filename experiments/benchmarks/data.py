@@ -183,7 +183,7 @@ class Training:
 
     def __init__(self, batches: Iterator[TokenBatch], max_steps: int) -> None:
         from experiments.compose import merged
-        from lightning_modules.lm.conditioners import TextEncoderConfig
+        from lightning_modules.conditioning.text import TextEncoderConfig
         from lightning_modules.lm.model import LanguageModelConfig
         from lightning_modules.lm.training import LanguageModelTraining
         from lightning_modules.optim import OptimConfig, adamw

@@ -26,7 +26,7 @@ def convert(
         codebooks: keeps the first so many, for a coarser codec with fewer codes a second; by default all.
         stereo: true makes a stereo codec of a mono one: both channels in turn, twice the codebooks.
     """
-    from lightning_modules.codec.converting import convert as convert_codec
+    from lightning_modules.converting.run import convert as convert_codec
 
     print(f"{_summary(convert_codec(source, out, to, codebooks, stereo), to)}: {out}")
 

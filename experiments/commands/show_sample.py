@@ -102,7 +102,7 @@ def _told(
     told["drawn"] = sample.caption or "(none)"
     dropped = _dropped(sample.number, config)
     if dropped is not None:
-        told["condition"] = "dropped: trained without its text" if dropped else "kept"
+        told["condition"] = f"dropped: trained without its {' and '.join(dropped)}" if dropped else "kept"
     return told
 
 
@@ -134,14 +134,17 @@ def _seconds(sample: "Crop | TokenWindow", datamodule: Any) -> float:
     return sample.codes.shape[1] / float(datamodule.store.frame_rate)
 
 
-def _dropped(number: int, config: Mapping[str, Any]) -> bool | None:
-    """Whether the language model was trained without the sample's text; None for a run that knows no text."""
-    from datamodules.sample_order import uniform
+def _dropped(number: int, config: Mapping[str, Any]) -> list[str] | None:
+    """Which conditions the language model was trained without; None for a run that knows no conditions."""
+    from lightning_modules.conditioning.dropout import ConditionDropout
+    from lightning_modules.lm.model import LanguageModelConfig
 
     model = (config.get("model") or {}).get("init_args") or {}
     if "condition_dropout" not in model:
         return None
-    return uniform(model.get("seed", 0), number, "condition dropout") < model["condition_dropout"]
+    dropout = ConditionDropout(model["condition_dropout"], model.get("attribute_dropout") or {}, model.get("seed") or 0)
+    shape = LanguageModelConfig(**model.get("lm") or {})
+    return [name for name in shape.conditions if dropout.drops(number, name)]
 
 
 def _write(path: str, sample: "Crop | TokenWindow", datamodule: Any, config: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The decoding loop: one step of the pattern at a time, over a key/value cache.
 
-Shape letters: B items, R rows (2 B with guidance), K codebooks, T frames, S steps.
+Shape letters: B items, R branches of guidance, K codebooks, T frames, S steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.generation.sampling import Sampling, draw, guide, noise
-from lightning_modules.lm.conditioners import Conditions
+from lightning_modules.generation.guidance import Branches
+from lightning_modules.generation.sampling import Sampling, draw, noise
 from lightning_modules.lm.model import LanguageModel
 
 
 @torch.inference_mode()
 def generate_codes(
     lm: LanguageModel,
-    conditions: Conditions,
+    branches: Branches,
     frames: int,
     seeds: Sequence[int],
     sampling: Sampling,
@@ -26,9 +26,9 @@ def generate_codes(
 
     Args:
         lm: the language model.
-        conditions: B rows.
+        branches: R x B rows of conditions.
         frames: T.
-        seeds: one a row; a row's codes depend on its own seed and condition, not on its neighbours.
+        seeds: one an item; an item's codes depend on its own seed and condition, not on its neighbours.
         sampling: how to draw.
         progress: called after each step with (steps done, steps in all).
 
@@ -42,14 +42,12 @@ def generate_codes(
     present = pattern.build(torch.zeros(1, pattern.codebooks, frames, dtype=torch.int64, device=device))[0] == 0
     sequence = torch.full((len(seeds), pattern.codebooks, total), pattern.special, device=device)
     uniform = noise(seeds, total, pattern.codebooks).to(device)
-    guided = sampling.guidance != 1
-    cross = lm.cross_input(conditions.followed_by(conditions.null()) if guided else conditions)
-    cache = lm.transformer.new_cache(len(cross.mask), total - 1)
+    versions = len(branches.weights)
+    context = lm.context(branches.conditions)
+    cache = lm.transformer.new_cache(versions * len(seeds), context.places + total - 1)
     for step in range(1, total):
-        inputs = sequence[..., step - 1 : step]
-        logits = lm(inputs.repeat(2, 1, 1) if guided else inputs, cross, cache)[:, :, 0]
-        if guided:
-            logits = guide(logits, sampling.guidance)
+        inputs = sequence[..., step - 1 : step].repeat(versions, 1, 1)
+        logits = branches.mix(lm(inputs, context, cache)[:, :, 0])
         codes = draw(logits, uniform[..., step], sampling)
         sequence[..., step] = torch.where(present[:, step], codes, pattern.special)
         progress(step, total - 1)

@@ -19,13 +19,11 @@ class Sampling:
     Attributes:
         top_k: only the k likeliest entries are drawn from.
         temperature: divides the logits; lower is more timid.
-        guidance: scale of classifier-free guidance; 1 means none, and the null branch is not computed.
         greedy: take the likeliest entry instead of drawing.
     """
 
     top_k: int = 250
     temperature: float = 1.0
-    guidance: float = 3.0
     greedy: bool = False
 
     def __post_init__(self) -> None:
@@ -44,12 +42,6 @@ def noise(seeds: Sequence[int], steps: int, codebooks: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         rows.append(torch.rand(steps, codebooks, generator=generator).T)
     return torch.stack(rows)
-
-
-def guide(logits: Tensor, guidance: float) -> Tensor:
-    """[2B, ...] logits, conditional rows first, -> [B, ...]: null + guidance x (conditional - null)."""
-    conditional, null = logits.chunk(2)
-    return torch.lerp(null, conditional, guidance)
 
 
 def draw(logits: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:

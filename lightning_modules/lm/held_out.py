@@ -79,7 +79,7 @@ def _score(
     device = model.lm.embedding.weight.device
     collate = Collate(frames, store.header.chroma_frames(frames))
     batch = collate([token_window(store, track, start, frames) for track, start in windows])
-    conditions = model.conditions(batch.captions)
+    conditions = model.conditioners(batch.captions, batch.chroma)
     logits, targets = model.lm.teacher_forced(batch.codes.to(device), conditions, batch.lengths.to(device))
     sums, counts = cross_entropy_sums(logits, targets, model.lm.config.entries)
     present = targets != model.lm.config.entries

@@ -3,14 +3,16 @@
 Shape letters: B items, K codebooks, T frames, S steps, V entries of a codebook, D width, L condition length.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.lm.conditioners import Conditions
+from lightning_modules.conditioning.conditioners import require_conditions
+from lightning_modules.conditioning.conditions import Conditions
 from lightning_modules.lm.patterns import build_pattern
-from lightning_modules.lm.transformer import CrossInput, KeyValueCache, Transformer, truncated_normal_
+from lightning_modules.lm.transformer import Context, KeyValueCache, Source, Transformer, truncated_normal_
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class LanguageModelConfig:
         codebooks: K.
         entries: entries of each codebook, V.
         pattern: how codebooks are interleaved; see ``lightning_modules.lm.patterns``.
+        cross: conditions that every block attends to.
+        prefix: conditions that stand before the sequence, in this order; the melody models' are melody, then text.
+        mask_padded_text: whether padded places are hidden from attention, as transformers does in cross-attention. With
+            false they are zeros that take their share of it: so does audiocraft, and both do in a prefix. Without
+            padding both are the same.
     """
 
     dim: int = 1024
@@ -34,26 +41,40 @@ class LanguageModelConfig:
     codebooks: int = 4
     entries: int = 2048
     pattern: str = "delay"
+    cross: tuple[str, ...] = ("text",)
+    prefix: tuple[str, ...] = ()
+    mask_padded_text: bool = True
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of all conditions."""
+        return (*self.prefix, *(name for name in self.cross if name not in self.prefix))
 
 
 class LanguageModel(nn.Module):
-    """Predicts codes from the codes before them and a text.
+    """Predicts codes from the codes before them and the conditions.
 
     Args:
         config: its shape.
-        text_dim: width of the text encoder's embeddings.
+        dims: width of each condition's embeddings.
+
+    Raises:
+        InputError: conditions of the config and of ``dims`` are not the same.
     """
 
-    def __init__(self, config: LanguageModelConfig, text_dim: int) -> None:
+    def __init__(self, config: LanguageModelConfig, dims: Mapping[str, int]) -> None:
         super().__init__()
+        require_conditions(config.conditions, dims)
         self.config = config
         self.pattern = build_pattern(config.pattern, config.codebooks, special=config.entries)
         # One table and one product for all codebooks: codebook k owns rows k (V + 1) ... of the embedding (the last is
         # the special token) and rows k V ... of the heads.
         self.embedding = nn.Embedding(config.codebooks * (config.entries + 1), config.dim)
-        self.text_projection = nn.Linear(text_dim, config.dim)
+        self.projections = nn.ModuleDict({name: nn.Linear(dims[name], config.dim) for name in config.conditions})
         hidden = config.ff_ratio * config.dim
-        self.transformer = Transformer(config.dim, config.layers, config.heads, hidden, cross_attention=True)
+        self.transformer = Transformer(
+            config.dim, config.layers, config.heads, hidden, cross_attention=bool(config.cross)
+        )
         self.heads = nn.Linear(config.dim, config.codebooks * config.entries, bias=False)
         offsets = torch.arange(config.codebooks) * (config.entries + 1)
         self.register_buffer("offsets", offsets[:, None], persistent=False)
@@ -65,26 +86,36 @@ class LanguageModel(nn.Module):
     def _initialise(self) -> None:
         truncated_normal_(self.embedding.weight, self.config.dim)
         truncated_normal_(self.heads.weight, self.config.dim)
-        truncated_normal_(self.text_projection.weight, self.text_projection.in_features)
-        nn.init.zeros_(self.text_projection.bias)
+        for projection in self.projections.values():
+            assert isinstance(projection, nn.Linear)
+            truncated_normal_(projection.weight, projection.in_features)
+            nn.init.zeros_(projection.bias)
         self.transformer.initialise()
 
     def forward(
-        self, sequence: Tensor, cross: CrossInput, cache: KeyValueCache | None = None, *, last: bool = False
+        self, sequence: Tensor, context: Context, cache: KeyValueCache | None = None, *, last: bool = False
     ) -> Tensor:
         """Sequence [B, K, S] -> logits [B, K, S, V] of the step *after* each; only the last one's with ``last``."""
         x = self.embedding(sequence + self.offsets).sum(1)
-        x = self.transformer(x, cross, cache)
+        x = self.transformer(x, context, cache)
         if last:
             x = x[:, -1:]
         logits: Tensor = self.heads(x).unflatten(-1, (self.config.codebooks, self.config.entries))
         return logits.transpose(1, 2)
 
-    def cross_input(self, conditions: Conditions) -> CrossInput:
-        """Projects the text to the model's width; padded and dropped places are exact zeros."""
-        embeddings, mask = conditions["text"]
-        states: Tensor = self.text_projection(embeddings)
-        return CrossInput(states.masked_fill(~mask[..., None], 0), mask)
+    def context(self, conditions: Conditions) -> Context:
+        """Projects the conditions to the model's width; padded and dropped places are exact zeros."""
+        return Context(self._source(conditions, self.config.cross), self._source(conditions, self.config.prefix))
+
+    def _source(self, conditions: Conditions, names: Sequence[str]) -> Source | None:
+        """The conditions of these names one after the other; None for no names."""
+        states, masks = [], []
+        for name in names:
+            embeddings, mask = conditions[name]
+            projected = self.projections[name](embeddings.to(self.heads.weight.dtype))
+            states.append(projected.masked_fill(~mask[..., None], 0))
+            masks.append(mask if self.config.mask_padded_text else torch.ones_like(mask))
+        return Source(torch.cat(states, 1), torch.cat(masks, 1)) if states else None
 
     def teacher_forced(
         self, codes: Tensor, conditions: Conditions, lengths: Tensor | None = None
@@ -99,7 +130,7 @@ class LanguageModel(nn.Module):
             frames = torch.arange(codes.shape[-1], device=codes.device)
             codes = codes.masked_fill((frames >= lengths[:, None])[:, None], self.config.entries)
         sequence = self.pattern.build(codes, trim=True)
-        return self(sequence[..., :-1], self.cross_input(conditions)), sequence[..., 1:]
+        return self(sequence[..., :-1], self.context(conditions)), sequence[..., 1:]
 
     def logits(self, codes: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """Codes [B, K, T] -> logits [B, K, T, V] for each of them under teacher forcing, and a mask [B, K, T].
@@ -111,7 +142,7 @@ class LanguageModel(nn.Module):
         return self.pattern.revert(outputs, codes.shape[-1], first_step=1)
 
 
-def parameter_count(config: LanguageModelConfig, text_dim: int) -> int:
-    """Parameters of the model with its text projection, without allocating them."""
+def parameter_count(config: LanguageModelConfig, dims: Mapping[str, int]) -> int:
+    """Parameters of the model with its projections of conditions, without allocating them."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in LanguageModel(config, text_dim).parameters())
+        return sum(parameter.numel() for parameter in LanguageModel(config, dims).parameters())

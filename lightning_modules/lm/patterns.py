@@ -26,7 +26,7 @@ class Pattern:
         special: token that fills the places without a code; the embedding's extra row.
         per_frame: steps by which a frame's codes move on.
         offsets: K step offsets within that movement.
-        coarse_first: all of codebook 0 first, then the others in parallel; ``per_frame`` and ``offsets`` do not apply.
+        coarse_first: all of codebook 0 first, then the others in parallel: offsets of 0 and T, whatever T is.
     """
 
     name: str
@@ -38,18 +38,18 @@ class Pattern:
 
     def steps(self, frames: int, device: torch.device | str | None = None) -> Tensor:
         """The step of every code, [K, T] int64, counted from 1."""
-        time = torch.arange(frames, device=device)
-        if self.coarse_first:
-            return torch.stack([1 + time + (frames if k else 0) for k in range(self.codebooks)])
-        return 1 + time * self.per_frame + torch.tensor(self.offsets, device=device)[:, None]
+        time = 1 + self.per_frame * torch.arange(frames, device=device)
+        # Not a tensor of offsets: copying that to a GPU would wait for all work queued there, once a training step.
+        return torch.stack([time + offset for offset in self._offsets(frames)])
+
+    def _offsets(self, frames: int) -> tuple[int, ...]:
+        return (0, *[frames] * (self.codebooks - 1)) if self.coarse_first else self.offsets
 
     def length(self, frames: int) -> int:
         """Steps of the whole sequence, the empty step 0 included: S of ``build``."""
         if frames == 0:
             return 1
-        if self.coarse_first:
-            return 1 + frames * min(2, self.codebooks)
-        return 2 + (frames - 1) * self.per_frame + max(self.offsets)
+        return 2 + (frames - 1) * self.per_frame + max(self._offsets(frames))
 
     def trimmed_length(self, frames: int) -> int:
         """Steps of the sequence used in training: without the last ones, which a delay leaves ever emptier.
@@ -102,7 +102,7 @@ class Pattern:
         gathered = values[:, books, index]
         mask = present.expand(len(values), -1, -1)
         absent = ~(mask[..., None] if gathered.dim() == 4 else mask)
-        return gathered.masked_fill(absent, 0), mask
+        return gathered.masked_fill_(absent, 0), mask  # in place: logits are large
 
 
 _OFFSETS: dict[str, tuple[Callable[[int], int], Callable[[int], int]]] = {
@@ -120,24 +120,45 @@ PATTERNS = (*_OFFSETS, "coarse_first")
 
 
 def build_pattern(name: str, codebooks: int, special: int = 2048) -> Pattern:
-    """The pattern called ``name`` (one of ``PATTERNS``) over ``codebooks`` codebooks.
+    """The pattern called ``name`` over ``codebooks`` codebooks.
 
     Args:
-        name: "parallel", "delay", "partial_delay", "flatten", "partial_flatten", "coarse_first", "stereo_delay" or
-            "stereo_partial_delay".
+        name: "parallel", "delay", "partial_delay", "flatten", "partial_flatten", "coarse_first", "stereo_delay",
+            "stereo_partial_delay" (these are ``PATTERNS``), or "delay:" and K delays of your own: "delay:0,3,3,3".
         codebooks: K.
         special: token that marks an empty place; the number of entries of a codebook.
 
     Raises:
-        InputError: no such pattern, or a stereo pattern over an odd number of codebooks.
+        InputError: no such pattern, a stereo pattern over an odd number of codebooks, or delays that are not K whole
+            numbers of which the smallest is 0.
     """
     if codebooks < 1:
         raise InputError(f"a pattern needs at least one codebook, got {codebooks}")
     if name == "coarse_first":
         return Pattern(name, codebooks, special, coarse_first=True)
+    if name.startswith("delay:"):
+        return Pattern(name, codebooks, special, offsets=_delays(name, codebooks))
     if name not in _OFFSETS:
-        raise InputError(f"there is no pattern {name!r}; choose one of {', '.join(PATTERNS)}")
+        raise InputError(
+            f"there is no pattern {name!r}; choose one of {', '.join(PATTERNS)}, or give delays of your own as in "
+            "delay:0,3,3,3"
+        )
     if name.startswith("stereo") and codebooks % 2:
         raise InputError(f"pattern {name!r} interleaves left and right; {codebooks} codebooks cannot be halved")
     per_frame, offset = _OFFSETS[name]
     return Pattern(name, codebooks, special, per_frame(codebooks), tuple(offset(k) for k in range(codebooks)))
+
+
+def _delays(name: str, codebooks: int) -> tuple[int, ...]:
+    """The delays in ``name``: in any order, as the codebooks of two channels may follow each other."""
+    try:
+        delays = tuple(int(delay) for delay in name.removeprefix("delay:").split(","))
+    except ValueError:
+        delays = ()
+    if len(delays) != codebooks or min(delays) != 0:
+        example = ",".join(["0", *["3"] * (codebooks - 1)])
+        raise InputError(
+            f"pattern {name!r}: there must be {codebooks} whole numbers, one a codebook, and the smallest must be 0, "
+            f"as in delay:{example}"
+        )
+    return delays

@@ -1,6 +1,6 @@
 """Training the language model (MusicGen, section 3.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from torchmetrics import MeanMetric
 
 from datamodules.batches import TokenBatch
 from datamodules.errors import InputError
-from datamodules.sample_order import uniform
-from lightning_modules.checkpoints import save_model
+from lightning_modules.checkpoints import build_conditioners, save_model
 from lightning_modules.codec.folder import codec_checksum
-from lightning_modules.lm.conditioners import Conditions, TextEncoder, TextEncoderConfig, build_text_encoder
+from lightning_modules.conditioning.conditioners import Conditioners
+from lightning_modules.conditioning.dropout import ConditionDropout
+from lightning_modules.conditioning.melody import MelodyConfig
+from lightning_modules.conditioning.text import TextEncoderConfig
 from lightning_modules.lm.losses import codebook_means, cross_entropy_sums
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
 from lightning_modules.optim import OptimConfig, adamw
@@ -24,42 +26,49 @@ class LanguageModelTraining(LightningModule):
     """Trains a language model on windows of codec tokens with their captions.
 
     Args:
-        lm: shape of the language model.
-        text: which text encoder.
+        lm: shape of the language model, and which conditions it hears in which way.
+        text: which text encoder; None for a model that hears no texts.
         optim: optimiser and schedule.
-        condition_dropout: probability that a sample is trained without its text, for classifier-free guidance.
+        melody: how melodies are heard; None for a model that hears none.
+        condition_dropout: probability that a sample is trained without any condition, for classifier-free guidance.
+        attribute_dropout: by condition, the probability that a sample is trained without that one, whatever becomes
+            of the others: {"melody": 0.5}, say, for a model that should do with texts alone.
         codec: folder of the codec, or "embedded", that made the tokens; exported models carry it along.
-        seed: of the condition dropout, which is a pure function of (seed, sample number).
+        recompute: keep activations between every so many blocks alone (see ``Transformer``).
+        seed: of the dropouts, which are pure functions of (seed, sample number, condition).
     """
 
     def __init__(
         self,
         lm: LanguageModelConfig,
-        text: TextEncoderConfig,
+        text: TextEncoderConfig | None,
         optim: OptimConfig,
+        melody: MelodyConfig | None = None,
         condition_dropout: float = 0.2,
+        attribute_dropout: Mapping[str, float] | None = None,
         codec: str = "",
+        recompute: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.text, self.optim, self.condition_dropout, self.codec, self.seed = (
-            text,
-            optim,
-            condition_dropout,
-            codec,
-            seed,
-        )
-        encoder = build_text_encoder(text)
-        # A frozen encoder is no submodule: it stays out of checkpoints, averages and sharding.
-        self._encoder = [encoder]
-        self.trained_encoder: nn.Module | None = encoder if encoder.trained else None
-        self.lm = LanguageModel(lm, encoder.dim)
+        self.text, self.optim, self.codec = text, optim, codec
+        self.dropout = ConditionDropout(condition_dropout, dict(attribute_dropout or {}), seed)
+        conditioners = build_conditioners(text, melody)
+        # What is frozen is no submodule: it stays out of checkpoints, averages and sharding.
+        self._conditioners = [conditioners]
+        trained = [one for one in conditioners.by_name.values() if one.trained]
+        self.trained_conditioners = nn.ModuleList(trained)
+        self.lm = LanguageModel(lm, conditioners.dims)
+        self.lm.transformer.recompute = recompute
         self.valid_ce: Sequence[MeanMetric] = nn.ModuleList([MeanMetric() for _ in range(lm.codebooks)])  # type: ignore[assignment]
+        unknown = set(self.dropout.each) - set(lm.conditions)
+        if unknown:
+            raise InputError(f"attribute_dropout of {unknown.pop()!r}: the model hears {', '.join(lm.conditions)}")
 
     @property
-    def text_encoder(self) -> TextEncoder:
-        """The text encoder, trained or frozen."""
-        return self._encoder[0]
+    def conditioners(self) -> Conditioners:
+        """The conditioners, trained or frozen."""
+        return self._conditioners[0]
 
     def setup(self, stage: str) -> None:
         """Checks that data and model speak of the same tokens.
@@ -83,12 +92,12 @@ class LanguageModelTraining(LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        """Brings the frozen encoder, which no strategy moves, to the device."""
-        self.text_encoder.to(self.device)
+        """Brings the frozen conditioners, which no strategy moves, to the device."""
+        self.conditioners.to(self.device)
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
-        """Mean over codebooks of the cross-entropy on codes [B, K, T], the text dropped for some samples."""
-        conditions = Conditions({"text": self.text_encoder(batch.captions)}).drop(self.dropped(batch.numbers))
+        """Mean over codebooks of the cross-entropy on codes [B, K, T], conditions dropped for some samples."""
+        conditions = self.dropout(self.conditioners(batch.captions, batch.chroma), batch.numbers)
         logits, targets = self.lm.teacher_forced(batch.codes, conditions, batch.lengths)
         sums, counts = cross_entropy_sums(logits, targets, self.lm.config.entries)
         per_codebook = codebook_means(sums, counts)
@@ -98,8 +107,8 @@ class LanguageModelTraining(LightningModule):
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int) -> None:
-        """Cross-entropy per codebook with the text given, every held-out code counting the same."""
-        conditions = Conditions({"text": self.text_encoder(batch.captions)})
+        """Cross-entropy per codebook with all conditions given, every held-out code counting the same."""
+        conditions = self.conditioners(batch.captions, batch.chroma)
         logits, targets = self.lm.teacher_forced(batch.codes, conditions, batch.lengths)
         sums, counts = cross_entropy_sums(logits, targets, self.lm.config.entries)
         for k, metric in enumerate(self.valid_ce):
@@ -114,16 +123,9 @@ class LanguageModelTraining(LightningModule):
             metric.reset()
         self.log("valid/ce", values.mean(), prog_bar=True)
 
-    def dropped(self, numbers: Tensor) -> Tensor:
-        """Which of the samples [B] are trained without conditions, [B] bool: a draw of each sample's own."""
-        draws = [
-            uniform(self.seed, number, "condition dropout") < self.condition_dropout for number in numbers.tolist()
-        ]
-        return torch.tensor(draws, device=numbers.device)
-
     def export(self, folder: str | Path) -> None:
         """Writes the model as a model folder, with its codec."""
-        save_model(folder, self.lm, self.text, self.text_encoder, self.codec)
+        save_model(folder, self.lm, self.text, self.conditioners, self.codec)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine over the run's ``max_steps``."""

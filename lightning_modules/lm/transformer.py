@@ -1,4 +1,4 @@
-"""The decoder: pre-norm blocks of causal self-attention, cross-attention to the conditions, and feed-forward.
+"""The decoder: pre-norm blocks of causal self-attention, cross-attention to conditions, and feed-forward.
 
 MusicGen, section 2.4; exact in the details that its published checkpoints depend on: sinusoidal positions with the
 cosines first, no biases in attention and feed-forward, the exact GELU.
@@ -13,6 +13,7 @@ from math import log, sqrt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 _MAX_PERIOD = 10000
 
@@ -34,20 +35,63 @@ class KeyValueCache:
 
 
 @dataclass(frozen=True)
-class CrossInput:
-    """What cross-attention looks at: states [B, L, D], zero where padded, and a mask [B, L], true where not."""
+class Source:
+    """Conditions at the model's width.
+
+    Attributes:
+        states: [B, L, D], zero where there is nothing.
+        mask: [B, L], true where attention goes.
+    """
 
     states: Tensor
     mask: Tensor
 
     @cached_property
     def attention_mask(self) -> Tensor:
-        """[B, 1, 1, L], made once for all layers and steps.
+        """[B, 1, 1, L] for cross-attention, made once for all layers and steps.
 
         A row that masks everything (the null condition) attends to its zero states instead. Their values are zero, as
         no bias follows, so its attention output is exactly zero, and never the NaN of a softmax over nothing.
         """
         return (self.mask | ~self.mask.any(1, keepdim=True))[:, None, None]
+
+    @cached_property
+    def hidden(self) -> bool:
+        """Whether any place of a prefix is masked; asked once, for the answer has to come from the device."""
+        return not bool(self.mask.all())
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a sequence is decoded under.
+
+    Attributes:
+        cross: what cross-attention looks at; None in a model without.
+        prefix: what stands before the sequence; None for nothing.
+    """
+
+    cross: Source | None = None
+    prefix: Source | None = None
+
+    @property
+    def places(self) -> int:
+        """Steps that the prefix takes in a cache."""
+        return self.prefix.mask.shape[1] if self.prefix is not None else 0
+
+    def causal_mask(self, start: int, steps: int) -> Tensor | None:
+        """Where each of ``steps`` steps after ``start`` may look, [B, 1, steps, start + steps].
+
+        None where causality is all there is to say. A step always sees itself, be it hidden from others: the softmax
+        over nothing would be NaN.
+        """
+        if self.prefix is None or not self.prefix.hidden:
+            return None
+        mask = self.prefix.mask
+        total = start + steps
+        shown = F.pad(mask, (0, max(0, total - mask.shape[1])), value=True)[:, :total]
+        place = torch.arange(total, device=mask.device)
+        query = place[start:, None]
+        return ((place < query) & shown[:, None, None]) | (place == query)
 
 
 class SelfAttention(nn.Module):
@@ -59,8 +103,8 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None, layer: int) -> Tensor:
-        """[B, S, D] -> [B, S, D]; with a cache, x follows the steps that it holds."""
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+        """[B, S, D] -> [B, S, D]; with a cache, x follows the steps that it holds. The mask is ``causal_mask``'s."""
         batch, steps, dim = x.shape
         query, keys, values = self.qkv(x).view(batch, steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         causal = steps > 1
@@ -71,7 +115,8 @@ class SelfAttention(nn.Module):
             buffer[1, :, :, cache.length : stop] = values
             keys, values = buffer[0, :, :, :stop], buffer[1, :, :, :stop]
             assert not causal or cache.length == 0, "a prompt goes in first and whole, then one step at a time"
-        mixed = F.scaled_dot_product_attention(query, keys, values, is_causal=causal)
+        causal = causal and mask is None
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=causal)
         return self.out(mixed.transpose(1, 2).reshape(batch, steps, dim))
 
 
@@ -85,7 +130,7 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, cross: CrossInput, cache: KeyValueCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, cross: Source, cache: KeyValueCache | None, layer: int) -> Tensor:
         """[B, S, D] and conditions -> [B, S, D]."""
         batch, steps, dim = x.shape
         query = self.query(x).view(batch, steps, self.heads, -1).transpose(1, 2)
@@ -112,12 +157,14 @@ class Block(nn.Module):
         self.ff_in = nn.Linear(dim, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, dim, bias=False)
 
-    def forward(self, x: Tensor, cross: CrossInput | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Context, mask: Tensor | None, cache: KeyValueCache | None, layer: int
+    ) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
-        x = x + self.self_attention(self.norm_self(x), cache, layer)
+        x = x + self.self_attention(self.norm_self(x), mask, cache, layer)
         if self.cross_attention is not None and self.norm_cross is not None:
-            assert cross is not None, "a model with cross-attention needs conditions; the null condition is one"
-            x = x + self.cross_attention(self.norm_cross(x), cross, cache, layer)
+            assert context.cross is not None, "a model with cross-attention needs conditions; the null condition is one"
+            x = x + self.cross_attention(self.norm_cross(x), context.cross, cache, layer)
         return x + self.ff_out(F.gelu(self.ff_in(self.norm_ff(x))))
 
 
@@ -130,23 +177,53 @@ class Transformer(nn.Module):
         heads: attention heads, H.
         hidden: width of the feed-forward layers.
         cross_attention: whether blocks attend to conditions.
+
+    Attributes:
+        recompute: in training keep the activations between every so many blocks alone, and compute those within once
+            more on the way back (activation checkpointing): less memory, a third more work. 0 keeps all.
     """
 
     def __init__(self, dim: int, layers: int, heads: int, hidden: int, *, cross_attention: bool) -> None:
         super().__init__()
         self.dim, self.heads = dim, heads
+        self.recompute = 0
         self.blocks = nn.ModuleList([Block(dim, heads, hidden, cross_attention=cross_attention) for _ in range(layers)])
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, cross: CrossInput | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """[B, S, D] -> [B, S, D], normalised; with a cache, x continues it and the cache grows by S steps."""
+    def forward(self, x: Tensor, context: Context, cache: KeyValueCache | None = None) -> Tensor:
+        """[B, S, D] -> [B, S, D], normalised; with a cache, x continues it and the cache grows by S steps.
+
+        The context's prefix goes in before the first steps, takes the first positions, and comes out nowhere.
+        """
         start = cache.length if cache is not None else 0
-        x = x + sinusoidal_positions(start, x.shape[1], self.dim, x)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cross, cache, layer)
+        places = 0
+        if context.prefix is not None and start == 0:
+            x = torch.cat([context.prefix.states, x], dim=1)
+            places = context.places
+        steps = x.shape[1]
+        x = x + sinusoidal_positions(start, steps, self.dim, x)
+        mask = context.causal_mask(start, steps)
+        for first in range(0, len(self.blocks), self.recompute or len(self.blocks)):
+            x = self._part(x, context, mask, cache, first)
         if cache is not None:
-            cache.length += x.shape[1]
-        return self.norm(x)
+            cache.length += steps
+        return self.norm(x)[:, places:]
+
+    def _part(
+        self, x: Tensor, context: Context, mask: Tensor | None, cache: KeyValueCache | None, first: int
+    ) -> Tensor:
+        """The blocks from ``first`` on, as many as are recomputed together; all, where none are."""
+        blocks = self.blocks[first : first + (self.recompute or len(self.blocks))]
+
+        def run(x: Tensor) -> Tensor:
+            for layer, block in enumerate(blocks, start=first):
+                x = block(x, context, mask, cache, layer)
+            return x
+
+        if self.recompute and torch.is_grad_enabled():
+            made: Tensor = checkpoint(run, x, use_reentrant=False)
+            return made
+        return run(x)
 
     def new_cache(self, batch: int, steps: int) -> KeyValueCache:
         """An empty cache for ``batch`` rows and at most ``steps`` steps, in the weights' type and place."""

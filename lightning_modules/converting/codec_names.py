@@ -4,9 +4,9 @@ An EnCodec of transformers, one of audiocraft and ours are the same modules in t
 they are called, and how the weight norm of a convolution is written down.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,10 @@ from datamodules.errors import InputError
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.encodec import EnCodec
 from lightning_modules.codec.quantizer import Codebook
+from lightning_modules.converting.tensors import DIRECTION, GAIN, ForeignTensors, with_state
 
-GAIN, DIRECTION = "parametrizations.weight.original0", "parametrizations.weight.original1"
-# PyTorch's weight norm as its newer and as its older releases name gain and direction.
-_WEIGHT_NORMS = ((GAIN, DIRECTION), ("weight_g", "weight_v"))
 _CODEBOOK = {"entries": "embed", "size": "cluster_size", "total": "embed_avg"}
 _MAY_BE_NONE = ("lstm_layers", "residual_units")
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class Naming(NamedTuple):
@@ -42,60 +39,6 @@ class Naming(NamedTuple):
 
 HUGGINGFACE = Naming("layers", "conv", "conv", "quantizer.layers.{}.codebook")
 AUDIOCRAFT = Naming("model", "conv.conv", "convtr.convtr", "quantizer.vq.layers.{}._codebook")
-
-
-class ForeignTensors:
-    """The tensors of a checkpoint, taken one by one under the names they have there.
-
-    Those that do not fit are noted, and told all at once by ``finish``; until then others stand in for them, which have
-    a shape but no values.
-    """
-
-    def __init__(self, state: Mapping[str, Any]) -> None:
-        self._state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        self._taken: set[str] = set()
-        self._wrong: list[str] = []
-
-    def take(self, name: str, shape: Sequence[int]) -> Tensor:
-        """A tensor [*shape] in float32."""
-        self._taken.add(name)
-        found = self._state.get(name)
-        if found is not None and found.shape == torch.Size(shape):
-            return found.detach().float().contiguous()
-        lacking = "is missing" if found is None else f"is {list(found.shape)}, wanted {list(shape)}"
-        self._wrong.append(f"{name} {lacking}")
-        return torch.empty(*shape, device="meta")
-
-    def normed(self, place: str, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Gain [first, 1, 1] and direction [*shape] of a convolution; of a folded one the norm and the weight itself.
-
-        The first dimension is that of the outputs, and in a transposed convolution that of the inputs.
-        """
-        for gain, direction in _WEIGHT_NORMS:
-            if f"{place}.{gain}" in self._state or f"{place}.{direction}" in self._state:
-                norms = self.take(f"{place}.{gain}", (shape[0], 1, 1))
-                return norms, self.take(f"{place}.{direction}", shape)
-        weight = self.take(f"{place}.weight", shape)
-        norms = weight.flatten(1).norm(dim=1)[:, None, None]
-        # A weight of zeros has no direction, and any will do: zero times zero over zero would be no number.
-        return norms, torch.where(norms > 0, weight, 1.0)
-
-    def folded(self, place: str, shape: Sequence[int]) -> Tensor:
-        """The weight [*shape] at a place, made of gain and direction if that is how it is stored."""
-        if f"{place}.weight" in self._state or not any(f"{place}.{gain}" in self._state for gain, _ in _WEIGHT_NORMS):
-            return self.take(f"{place}.weight", shape)
-        norms, direction = self.normed(place, shape)
-        return norms * direction / direction.flatten(1).norm(dim=1)[:, None, None]
-
-    def finish(self, where: str) -> None:
-        """Says what did not fit.
-
-        Raises:
-            InputError: a tensor was missing or of another shape, or one was never asked for.
-        """
-        wrong = self._wrong + [f"{name} is unknown" for name in self._state if name not in self._taken]
-        if wrong:
-            raise InputError(f"{where}: {len(wrong)} tensors do not fit its config: {'; '.join(wrong[:3])}")
 
 
 def read_encodec(config: CodecConfig, state: Mapping[str, Any], naming: Naming, where: str) -> EnCodec:
@@ -154,13 +97,6 @@ def tensor_names(codec: EnCodec, naming: Naming) -> dict[str, str]:
             theirs = naming.codebook.format(place.rpartition(".")[2])
             names.update({f"{place}.{ours}": f"{theirs}.{name}" for ours, name in _CODEBOOK.items()})
     return names
-
-
-def with_state(module: _Module, state: Mapping[str, Tensor]) -> _Module:
-    """The module, built without memory, with these tensors in the place of its own; in evaluation mode."""
-    module.load_state_dict(dict(state), assign=True)
-    assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())), "a tensor without values"
-    return module.eval()
 
 
 def codec_config(values: Mapping[str, Any], names: Mapping[str, str], where: str) -> CodecConfig:

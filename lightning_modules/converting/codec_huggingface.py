@@ -13,20 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from datamodules.errors import InputError
+from datamodules.hub import quiet_transformers
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.contract import Codec
 from lightning_modules.codec.dac import DAC
 from lightning_modules.codec.encodec import EnCodec
-from lightning_modules.codec.foreign import (
-    HUGGINGFACE,
-    ForeignTensors,
-    codec_config,
-    encodec_state,
-    positive,
-    read_encodec,
-    with_state,
-)
-from lightning_modules.hub import quiet_transformers
+from lightning_modules.converting.codec_names import HUGGINGFACE, codec_config, encodec_state, positive, read_encodec
+from lightning_modules.converting.codec_prefix import dac_prefix
+from lightning_modules.converting.tensors import ForeignTensors, with_state
 from lightning_modules.model_folders import WEIGHTS, read_safetensors
 
 if TYPE_CHECKING:
@@ -125,14 +119,6 @@ def to_transformers(codec: Codec) -> "tuple[PreTrainedModel, FeatureExtractionMi
             "config; convert the mono codec"
         )
     return _encodec_model(codec), EncodecFeatureExtractor(codec.channels, codec.sample_rate)
-
-
-def dac_prefix(codec: DAC, codebooks: int) -> DAC:
-    """The first ``codebooks`` quantizers of a DAC, without the others."""
-    with torch.device("meta"):
-        made = DAC({**codec.shape, "n_codebooks": codebooks})
-    state = codec.state_dict()
-    return with_state(made, {name: state[name] for name in made.state_dict()})
 
 
 def _encodec_model(codec: EnCodec) -> "PreTrainedModel":

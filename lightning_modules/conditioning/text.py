@@ -1,64 +1,26 @@
-"""From words to what the language model attends to: frozen pretrained T5, or a byte-level T5 trained along.
+"""Texts as conditions: frozen pretrained T5 and FLAN-T5, a byte-level T5 trained along, and CLAP.
 
 Shape letters: B items, L tokens, D width of the text encoder.
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5EncoderModel
 
 from datamodules.errors import InputError
-from lightning_modules.hub import hub_reachable, quiet_transformers
+from datamodules.hub import hub_reachable, quiet_transformers
+from lightning_modules.conditioning.conditions import Condition, Conditioner
 
 BYTES = "bytes"
 # Longest text in tokens; what is longer is cut. T5 was trained on 512, and a byte counts as a token.
 _MAX_TOKENS = {BYTES: 256}
 _DEFAULT_MAX_TOKENS = 512
-
-
-class Condition(NamedTuple):
-    """embeddings [B, L, D], zero where masked, and mask [B, L], true where there is something."""
-
-    embeddings: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Conditions by name ("text"); what is dropped is masked altogether, which is the null condition."""
-
-    items: Mapping[str, Condition]
-
-    def __getitem__(self, name: str) -> Condition:
-        return self.items[name]
-
-    def drop(self, rows: Tensor) -> "Conditions":
-        """The same conditions with those of ``rows`` ([B] bool) replaced by the null condition."""
-        kept = {}
-        for name, (embeddings, mask) in self.items.items():
-            kept[name] = Condition(embeddings.masked_fill(rows[:, None, None], 0), mask & ~rows[:, None])
-        return Conditions(kept)
-
-    def null(self) -> "Conditions":
-        """The null condition of the same shape."""
-        return Conditions(
-            {name: Condition(torch.zeros_like(e), torch.zeros_like(m)) for name, (e, m) in self.items.items()}
-        )
-
-    def followed_by(self, other: "Conditions") -> "Conditions":
-        """These rows, then ``other``'s."""
-        pairs = {name: (self.items[name], other.items[name]) for name in self.items}
-        return Conditions(
-            {
-                name: Condition(torch.cat([a.embeddings, b.embeddings]), torch.cat([a.mask, b.mask]))
-                for name, (a, b) in pairs.items()
-            }
-        )
 
 
 @dataclass(frozen=True)
@@ -67,42 +29,58 @@ class TextEncoderConfig:
 
     Attributes:
         name: "bytes" for a byte-level T5 encoder trained from scratch with the language model, else a Hugging Face hub
-            id or folder of a T5 encoder, kept frozen (the paper's: "google-t5/t5-base").
+            id or folder: of a T5 encoder (the paper's: "google-t5/t5-base"), or of a CLAP.
+        kind: "t5", which FLAN-T5 and ByT5 are too, or "clap", whose one embedding a text is what the paper's ablation
+            conditions on (table A.1).
+        train: learns along with the language model; otherwise a pretrained encoder is frozen. "bytes" always learns.
         dim: width, for "bytes"; a pretrained encoder brings its own.
         layers: encoder layers, for "bytes".
         heads: attention heads, for "bytes".
     """
 
     name: str = "google-t5/t5-base"
+    kind: Literal["t5", "clap"] = "t5"
+    train: bool = False
     dim: int = 256
     layers: int = 2
     heads: int = 4
 
 
-class TextEncoder(nn.Module):
-    """Texts -> Condition, through a T5 encoder and its tokenizer.
+class TextEncoder(Conditioner):
+    """Texts -> Condition; an empty text is the null condition."""
 
-    Attributes:
-        dim: width of the embeddings.
+    def forward(self, given: Sequence[str]) -> Condition:
+        """B texts -> embeddings [B, L, D] and mask [B, L]."""
+        raise NotImplementedError
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the encoder and its tokenizer in Hugging Face's layout."""
+        raise NotImplementedError
+
+
+class T5TextEncoder(TextEncoder):
+    """A T5 encoder and its tokenizer: an embedding a token.
+
+    Args:
+        model: the encoder.
+        tokenizer: its tokenizer.
         trained: whether its weights learn along with the language model.
+        max_tokens: what is longer is cut, and the first time said so.
     """
 
     def __init__(self, model: T5EncoderModel, tokenizer: Any, *, trained: bool, max_tokens: int) -> None:
-        super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        self.trained, self.max_tokens = trained, max_tokens
-        self.dim: int = model.config.d_model
+        super().__init__(dim=model.config.d_model, trained=trained)
+        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+        self._told = False
         if not trained:
             model.requires_grad_(False).eval()
 
-    def forward(self, texts: Sequence[str]) -> Condition:
-        """B texts -> embeddings [B, L, D] and mask [B, L]; an empty text is the null condition."""
+    def forward(self, given: Sequence[str]) -> Condition:
+        """B texts -> embeddings [B, L, D] and mask [B, L]; a text of white space alone is the null condition."""
         device = self.model.device
-        tokens = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        ).to(device)
+        tokens = self._tokens(list(given)).to(device)
         mask = tokens["attention_mask"].bool()
-        mask = mask & torch.tensor([bool(text.strip()) for text in texts], device=device)[:, None]
+        mask = mask & torch.tensor([bool(text.strip()) for text in given], device=device)[:, None]
         with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
             hidden = self.model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
         embeddings: Tensor = hidden.last_hidden_state
@@ -114,6 +92,23 @@ class TextEncoder(nn.Module):
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
+    def train(self, mode: bool = True) -> "T5TextEncoder":
+        """A frozen encoder stays in evaluation mode: no dropout in what is not learnt."""
+        super().train(mode and self.trained)
+        return self
+
+    def _tokens(self, texts: list[str]) -> Any:
+        tokens = self.tokenizer(texts, padding=True, return_tensors="pt", verbose=False)
+        length = tokens["input_ids"].shape[1]
+        if length <= self.max_tokens:
+            return tokens
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                f"a text has {length} tokens; the encoder hears the first {self.max_tokens} of each", stacklevel=4
+            )
+        return self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+
 
 def build_text_encoder(config: TextEncoderConfig) -> TextEncoder:
     """A fresh byte-level encoder, or a pretrained one.
@@ -121,8 +116,10 @@ def build_text_encoder(config: TextEncoderConfig) -> TextEncoder:
     Raises:
         InputError: the pretrained encoder is not on this machine and cannot be fetched.
     """
+    if config.kind == "clap":
+        return _clap(config)
     if config.name != BYTES:
-        return load_text_encoder(config.name, trained=False)
+        return load_text_encoder(config.name, trained=config.train)
     tokenizer = ByT5Tokenizer()
     shape = T5Config(
         vocab_size=len(tokenizer),
@@ -134,10 +131,10 @@ def build_text_encoder(config: TextEncoderConfig) -> TextEncoder:
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
     )
-    return TextEncoder(T5EncoderModel(shape), tokenizer, trained=True, max_tokens=_MAX_TOKENS[BYTES])
+    return T5TextEncoder(T5EncoderModel(shape), tokenizer, trained=True, max_tokens=_MAX_TOKENS[BYTES])
 
 
-def load_text_encoder(name: str, *, trained: bool) -> TextEncoder:
+def load_text_encoder(name: str, *, trained: bool) -> T5TextEncoder:
     """A T5 encoder with its tokenizer from a folder in Hugging Face's layout, or from the hub (or its cache).
 
     Raises:
@@ -159,7 +156,7 @@ def load_text_encoder(name: str, *, trained: bool) -> TextEncoder:
     if len(tokenizer) < 256:
         raise InputError(f"the tokenizer of {name} has only {len(tokenizer)} tokens: its files are incomplete")
     bytewise = isinstance(tokenizer, ByT5Tokenizer)
-    return TextEncoder(
+    return T5TextEncoder(
         model, tokenizer, trained=trained, max_tokens=_MAX_TOKENS[BYTES] if bytewise else _DEFAULT_MAX_TOKENS
     )
 
@@ -168,3 +165,11 @@ def _from_pretrained(name: str, *, local: bool) -> tuple[T5EncoderModel, Any]:
     with quiet_transformers():
         model = T5EncoderModel.from_pretrained(name, local_files_only=local)
         return model, AutoTokenizer.from_pretrained(name, local_files_only=local)
+
+
+def _clap(config: TextEncoderConfig) -> TextEncoder:
+    from lightning_modules.conditioning.clap import ClapTextEncoder
+
+    if config.train:
+        raise InputError("text.train: a CLAP stays frozen, for training would part its texts from its sounds")
+    return ClapTextEncoder(config.name)
