@@ -4,6 +4,7 @@ import csv
 import logging
 import signal
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -18,7 +19,7 @@ from lightning_modules.callbacks import SaveOnExit, WeightAverage
 from lightning_modules.codec.discriminators import DiscriminatorConfig, Discriminators, discriminator_loss
 from lightning_modules.codec.folder import save_codec
 from lightning_modules.codec.losses import MultiScaleMelDistance, MultiScaleMelLoss, si_sdr
-from lightning_modules.codec.measures import code_perplexity
+from lightning_modules.codec.measures import CodebookCounts
 from lightning_modules.codec.training import CodecTraining
 from lightning_modules.optim import OptimConfig
 
@@ -60,11 +61,36 @@ def test_no_mel_filter_is_empty():
         assert (mel.mel_scale.fb.sum(0) > 0).all()
 
 
+def perplexity(codes, entries=16):
+    counts = CodebookCounts(1, entries)
+    counts.add(codes[None, None])
+    return counts.use()[0].perplexity
+
+
 def test_perplexity_of_codes():
-    assert code_perplexity(torch.arange(16).repeat(3), 16).item() == pytest.approx(16)
-    assert code_perplexity(torch.zeros(2, 9, dtype=torch.int64), 16).item() == pytest.approx(1)
-    halves = torch.tensor([0, 0, 0, 1])
-    assert code_perplexity(halves, 16).item() == pytest.approx(0.75**-0.75 * 0.25**-0.25)
+    assert perplexity(torch.arange(16).repeat(3)) == pytest.approx(16)
+    assert perplexity(torch.zeros(9, dtype=torch.int64)) == pytest.approx(1)
+    assert perplexity(torch.tensor([0, 0, 0, 1])) == pytest.approx(0.75**-0.75 * 0.25**-0.25)
+
+
+def test_perplexity_is_of_all_that_was_validated_not_of_a_batch(monkeypatch):
+    """A batch has fewer codes than a codebook has entries: the mean over batches would be far too small."""
+    module = CodecTraining(tiny.codec().config, OptimConfig(), ADVERSARIES)
+    module.codec.load_state_dict(tiny.codec().state_dict())
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **options: logged.update({name: float(value)}))
+    module.eval()
+    module.on_validation_epoch_start()
+    codes = []
+    for seed in range(3):
+        wav = torch.randn(2, 1, 2400, generator=torch.Generator().manual_seed(seed)) * 0.3
+        batch = SimpleNamespace(audio=wav)
+        with torch.no_grad():
+            module.validation_step(batch, seed)
+            codes.append(module.codec(batch.audio).codes[:, 1].flatten())
+    module.on_validation_epoch_end()
+    assert logged["valid/perplexity_1"] == pytest.approx(perplexity(torch.cat(codes)), rel=1e-5)
+    assert logged["valid/perplexity_1"] > max(perplexity(part) for part in codes)
 
 
 STEPS = 12

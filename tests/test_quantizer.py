@@ -172,7 +172,7 @@ def slow_step(books, latents, seed, step):
         offset = torch.randint(2**20, (), generator=generator).item() / 2**20
         mean = book["size"].mean()
         for e in range(len(size)):
-            if book["size"][e] < mean / 20:
+            if book["size"][e] < mean / 4:
                 book["size"][e] = mean
                 book["total"][e] = residual[int((order[e] + offset) * len(residual) / len(size))] * mean
                 revived += 1

@@ -194,11 +194,6 @@ class CodebookCounts:
         return [CodebookUse(*row) for row in zip(*columns, strict=True)]
 
 
-def code_perplexity(codes: Tensor, entries: int) -> Tensor:
-    """Exp of the entropy of the codes' distribution: how many entries are, in effect, in use."""
-    return _entropy(torch.bincount(codes.flatten(), minlength=entries).float()).exp()
-
-
 def _entropy(counts: Tensor) -> Tensor:
     """Entropy in nats of the distributions that counts [..., V] show."""
     return torch.special.entr(counts / counts.sum(-1, keepdim=True)).sum(-1)

@@ -15,7 +15,7 @@ from lightning_modules.codec import ranks
 
 _KMEANS_ITERATIONS = 50
 _INIT_VECTORS_PER_ENTRY = 2
-_DEAD_SHARE = 0.05  # of the mean usage
+_DEAD_SHARE = 0.25  # of the mean usage: below, entries stay in local minima; well above, they are never at rest
 _CHUNK = 16384  # vectors compared at once: bounds the [M, E] distances
 _FRACTION_BITS = 20  # of a random offset, in fixed point
 
@@ -84,7 +84,7 @@ class Codebook(nn.Module):
     def update(self, size: Tensor, total: Tensor, fresh: Tensor) -> None:
         """Moves the averages towards what each entry received in this step, and revives dead entries.
 
-        An entry is dead when it receives less than a twentieth of the mean usage. It becomes a random vector of this
+        An entry is dead when it receives less than a quarter of the mean usage. It becomes a random vector of this
         batch and its statistics restart at the mean usage, so that it is not declared dead again at once. (The original
         compares with a fixed 2 vectors a step, which a small batch never reaches, and leaves the old statistics.)
 

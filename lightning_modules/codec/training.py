@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from datamodules.batches import AudioBatch
 from datamodules.errors import InputError
+from lightning_modules.codec import ranks
 from lightning_modules.codec.balancer import Balancer
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.discriminators import (
@@ -25,7 +26,7 @@ from lightning_modules.codec.discriminators import (
 from lightning_modules.codec.encodec import EnCodec
 from lightning_modules.codec.folder import load_codec, save_codec
 from lightning_modules.codec.losses import SCALES, MultiScaleMelDistance, MultiScaleMelLoss, si_sdr
-from lightning_modules.codec.measures import code_perplexity
+from lightning_modules.codec.measures import CodebookCounts
 from lightning_modules.optim import OptimConfig, adamw
 
 
@@ -148,8 +149,12 @@ class CodecTraining(LightningModule):
                 "checkpoint stays. Look at these tracks, or go on from it with a smaller learning rate"
             )
 
+    def on_validation_epoch_start(self) -> None:
+        """Begins to count codes."""
+        self._counts = CodebookCounts(self.codec.codebooks, self.codec.entries)
+
     def validation_step(self, batch: AudioBatch, batch_index: int) -> None:
-        """Distances between held-out audio and its reconstruction, and how much of each codebook is in use."""
+        """Distances between held-out audio and its reconstruction; codes are counted."""
         output = self.codec(batch.audio)
         count = len(batch.audio)
         with torch.autocast(self.device.type, enabled=False):
@@ -158,9 +163,13 @@ class CodecTraining(LightningModule):
             ratio = si_sdr(reconstruction, batch.audio).mean()
         self.log("valid/mel_distance", mel_distance, batch_size=count, prog_bar=True, sync_dist=True)
         self.log("valid/si_sdr", ratio, batch_size=count, sync_dist=True)
-        for k in range(self.codec.codebooks):
-            perplexity = code_perplexity(output.codes[:, k], self.codec.entries)
-            self.log(f"valid/perplexity_{k}", perplexity, batch_size=count, sync_dist=True)
+        self._counts.add(output.codes)
+
+    def on_validation_epoch_end(self) -> None:
+        """How many entries of each codebook are, in effect, in use: over all codes of all processes, not a batch's."""
+        self._counts.counts = ranks.add_up(self._counts.counts.to(self.device)).cpu()
+        for k, book in enumerate(self._counts.use()):
+            self.log(f"valid/perplexity_{k}", book.perplexity, rank_zero_only=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the quantizer's training needs beside its buffers."""
