@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,12 +33,15 @@ def write_folder(folder: str | Path, state: Mapping[str, Tensor], config: Mappin
 
 
 @contextmanager
-def whole_folder(folder: str | Path, last: str) -> Iterator[Path]:
-    """A place to write a folder's files, which become that folder's once all are written; after an error none does.
+def whole_folder(folder: str | Path, last: str, old: Collection[str] = ()) -> Iterator[Path]:
+    """A place to write a folder's files, which become that folder's once all are written.
+
+    After an error or an interruption none does, and the folder is what it was.
 
     Args:
-        folder: the folder, which need not be there; files of it that are not written again stay.
+        folder: the folder, which need not be there.
         last: the file that says that the folder is whole: an old one goes first, the new one comes last.
+        old: names of what goes from it, written again or not; what is neither named nor written again stays.
 
     Raises:
         InputError: the folder is a file, or cannot be made.
@@ -53,11 +56,7 @@ def whole_folder(folder: str | Path, last: str) -> Iterator[Path]:
         raise InputError(f"{folder}: no folder can be made or written here ({error.strerror})") from error
     try:
         yield partial
-        try:
-            _move(partial, folder, last)
-        except KeyboardInterrupt:
-            _move(partial, folder, last)  # a moment's work that is better finished than left
-            raise
+        _replace(partial, folder, last, old)
     except BaseException:
         if made:
             shutil.rmtree(folder, ignore_errors=True)
@@ -150,12 +149,27 @@ def file_checksum(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _move(source: Path, target: Path, last: str) -> None:
-    files = sorted(source.iterdir(), key=lambda file: file.name == last)
-    if files:
-        (target / last).unlink(missing_ok=True)
-    for file in files:
-        file.replace(target / file.name)
+def _replace(partial: Path, folder: Path, last: str, old: Collection[str]) -> None:
+    """Moves what is in ``partial`` to ``folder``, what it replaces first aside, and back again if anything fails."""
+    names = sorted((file.name for file in partial.iterdir()), key=lambda name: name == last)
+    going = sorted({*names, *old}, key=lambda name: name != last)
+    aside = Path(tempfile.mkdtemp(prefix=".old-", dir=folder))
+    try:
+        for name in going:
+            if (folder / name).exists():
+                (folder / name).replace(aside / name)
+        for name in names:
+            (partial / name).replace(folder / name)
+    except BaseException:
+        # Told by what lies where, for an interruption leaves it open what was done last.
+        for name in names:
+            if not (partial / name).exists():
+                (folder / name).replace(partial / name)
+        for file in sorted(aside.iterdir(), key=lambda file: file.name == last):
+            file.replace(folder / file.name)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _plain(value: Any) -> Any:

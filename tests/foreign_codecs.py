@@ -1,6 +1,7 @@
 """Codecs of transformers, alive, and what it takes to compare ours with them."""
 
 import json
+import re
 from math import ceil
 
 import torch
@@ -133,3 +134,84 @@ def dac_peer(**fields):
             elif name.endswith("weight"):
                 parameter.normal_(std=1.0 / parameter[0].numel() ** 0.5)
     return model
+
+
+# As its config/model/encodec/default.yaml has it, written out by OmegaConf without following references.
+XP_CFG = """
+sample_rate: {sampling_rate}
+channels: {audio_channels}
+compression_model: encodec
+encodec:
+  autoencoder: seanet
+  quantizer: rvq
+  sample_rate: ${{sample_rate}}
+  channels: ${{channels}}
+  causal: {causal}
+  renormalize: false
+seanet:
+  dimension: {hidden_size}
+  channels: ${{channels}}
+  causal: ${{encodec.causal}}
+  n_filters: {num_filters}
+  n_residual_layers: {num_residual_layers}
+  ratios: {upsampling_ratios}
+  activation: ELU
+  activation_params:
+    alpha: 1.0
+  norm: weight_norm
+  norm_params: {{}}
+  kernel_size: {kernel_size}
+  residual_kernel_size: {residual_kernel_size}
+  last_kernel_size: {last_kernel_size}
+  dilation_base: {dilation_growth_rate}
+  pad_mode: {pad_mode}
+  true_skip: {true_skip}
+  compress: {compress}
+  lstm: {num_lstm_layers}
+  disable_norm_outer_blocks: 0
+  decoder:
+    trim_right_ratio: 1.0
+    final_activation: null
+    final_activation_params: null
+  encoder: {{}}
+rvq:
+  n_q: 4
+  q_dropout: false
+  bins: {codebook_size}
+  decay: 0.99
+optim:
+  eps: ${{oc.env:HOME}}
+"""
+
+
+def xp_cfg(model):
+    config = model.config
+    causal, skip = str(config.use_causal_conv).lower(), str(not config.use_conv_shortcut).lower()
+    return XP_CFG.format(**config.to_dict(), causal=causal, true_skip=skip)
+
+
+def audiocraft_names(model):
+    """audiocraft's names of an EncodecModel's tensors."""
+    from transformers.models.encodec.modeling_encodec import EncodecConvTranspose1d
+
+    transposed = [name for name, module in model.named_modules() if isinstance(module, EncodecConvTranspose1d)]
+    state = {}
+    for name, tensor in old_names(model.state_dict()).items():
+        inner = "convtr" if any(name.startswith(f"{place}.") for place in transposed) else "conv"
+        renamed = re.sub(r"^(encoder|decoder)\.layers\.", r"\1.model.", name)
+        renamed = renamed.replace(".conv.", f".{inner}.{inner}.")
+        renamed = re.sub(r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", renamed)
+        state[renamed] = tensor
+    return state
+
+
+def exported(path, model, package=None, config=None, state=None):
+    """A file as audiocraft.utils.export writes it."""
+    made = {
+        "best_state": audiocraft_names(model) if state is None else state,
+        "xp.cfg": xp_cfg(model) if config is None else config,
+        "version": "1.4.0a2",
+        "exported": True,
+    }
+    torch.save(made if package is None else package(made), path)
+    return path

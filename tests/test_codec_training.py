@@ -90,7 +90,8 @@ def test_perplexity_is_of_all_that_was_validated_not_of_a_batch(monkeypatch):
             codes.append(module.codec(batch.audio).codes[:, 1].flatten())
     module.on_validation_epoch_end()
     assert logged["valid/perplexity_1"] == pytest.approx(perplexity(torch.cat(codes)), rel=1e-5)
-    assert logged["valid/perplexity_1"] > max(perplexity(part) for part in codes)
+    mean = sum(perplexity(part) for part in codes) / 3
+    assert logged["valid/perplexity_1"] != pytest.approx(mean, rel=1e-3)
 
 
 STEPS = 12

@@ -232,8 +232,7 @@ FIELDS = {
     "another shape": ({"num_filters": 8}, r"encoder\.layers\.\d+\..* wanted"),
     "an enormous shape": ({"num_filters": 10**6}, r"encoder\.layers\.\d+\..* wanted"),
     "another model": ({"model_type": "mimi"}, "model_type is 'mimi'"),
-    "a language model": ({"model_type": "musicgen"}, "language models are not converted yet"),
-    "a melody model": ({"model_type": "musicgen_melody"}, "language models are not converted yet"),
+    "a language model": ({"model_type": "musicgen"}, "text_encoder is missing"),
 }
 
 
@@ -267,7 +266,7 @@ SPOILED = {
     "broken config": (lambda f: (f / "config.json").write_text("{"), "not readable as JSON"),
     "binary config": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "not readable as JSON"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "model_type is None"),
-    "no config": (lambda f: (f / "config.json").unlink(), "holds no codec"),
+    "no config": (lambda f: (f / "config.json").unlink(), "holds no model"),
 }
 
 

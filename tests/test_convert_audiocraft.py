@@ -11,95 +11,18 @@ import yaml
 from foreign_codecs import (
     SHAPES,
     assert_same,
+    audiocraft_names,
+    exported,
     old_names,
     peer,
     save,
+    xp_cfg,
 )
 
 from datamodules.errors import InputError
 from lightning_modules.codec.folder import codec_checksum, load_codec
 from lightning_modules.converting.run import convert
-from lightning_modules.converting.sources import read_codec
-
-# As its config/model/encodec/default.yaml has it, written out by OmegaConf without following references.
-XP_CFG = """
-sample_rate: {sampling_rate}
-channels: {audio_channels}
-compression_model: encodec
-encodec:
-  autoencoder: seanet
-  quantizer: rvq
-  sample_rate: ${{sample_rate}}
-  channels: ${{channels}}
-  causal: {causal}
-  renormalize: false
-seanet:
-  dimension: {hidden_size}
-  channels: ${{channels}}
-  causal: ${{encodec.causal}}
-  n_filters: {num_filters}
-  n_residual_layers: {num_residual_layers}
-  ratios: {upsampling_ratios}
-  activation: ELU
-  activation_params:
-    alpha: 1.0
-  norm: weight_norm
-  norm_params: {{}}
-  kernel_size: {kernel_size}
-  residual_kernel_size: {residual_kernel_size}
-  last_kernel_size: {last_kernel_size}
-  dilation_base: {dilation_growth_rate}
-  pad_mode: {pad_mode}
-  true_skip: {true_skip}
-  compress: {compress}
-  lstm: {num_lstm_layers}
-  disable_norm_outer_blocks: 0
-  decoder:
-    trim_right_ratio: 1.0
-    final_activation: null
-    final_activation_params: null
-  encoder: {{}}
-rvq:
-  n_q: 4
-  q_dropout: false
-  bins: {codebook_size}
-  decay: 0.99
-optim:
-  eps: ${{oc.env:HOME}}
-"""
-
-
-def xp_cfg(model):
-    config = model.config
-    causal, skip = str(config.use_causal_conv).lower(), str(not config.use_conv_shortcut).lower()
-    return XP_CFG.format(**config.to_dict(), causal=causal, true_skip=skip)
-
-
-def audiocraft_names(model):
-    """audiocraft's names of an EncodecModel's tensors."""
-    from transformers.models.encodec.modeling_encodec import EncodecConvTranspose1d
-
-    transposed = [name for name, module in model.named_modules() if isinstance(module, EncodecConvTranspose1d)]
-    state = {}
-    for name, tensor in old_names(model.state_dict()).items():
-        inner = "convtr" if any(name.startswith(f"{place}.") for place in transposed) else "conv"
-        renamed = re.sub(r"^(encoder|decoder)\.layers\.", r"\1.model.", name)
-        renamed = renamed.replace(".conv.", f".{inner}.{inner}.")
-        renamed = re.sub(r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", renamed)
-        state[renamed] = tensor
-    return state
-
-
-def exported(path, model, package=None, config=None, state=None):
-    """A file as audiocraft.utils.export writes it."""
-    made = {
-        "best_state": audiocraft_names(model) if state is None else state,
-        "xp.cfg": xp_cfg(model) if config is None else config,
-        "version": "1.4.0a2",
-        "exported": True,
-    }
-    torch.save(made if package is None else package(made), path)
-    return path
+from lightning_modules.converting.sources import read_model
 
 
 @pytest.mark.parametrize("fields", SHAPES.values(), ids=SHAPES)
@@ -118,13 +41,13 @@ def test_from_audiocraft(tmp_path, fields):
 
 def test_other_shapes_of_the_file(tmp_path):
     theirs = peer()
-    wanted = read_codec(exported(tmp_path / "a.bin", theirs)).state_dict()
+    wanted = read_model(exported(tmp_path / "a.bin", theirs)).state_dict()
     first_release = exported(tmp_path / "b.bin", theirs, lambda p: {k: p[k] for k in ("best_state", "xp.cfg")})
     training = exported(tmp_path / "c.th", theirs, lambda p: {**p, "best_state": {"model": p["best_state"]}})
     (tmp_path / "folder").mkdir()
     exported(tmp_path / "folder" / "compression_state_dict.bin", theirs)
     for source in (first_release, training, tmp_path / "folder"):
-        state = read_codec(source).state_dict()
+        state = read_model(source).state_dict()
         assert all(torch.equal(tensor, state[name]) for name, tensor in wanted.items())
 
 
@@ -135,7 +58,7 @@ def test_convolutions_without_a_norm(tmp_path):
         gain, direction = state.pop(f"{place}.weight_g"), state.pop(f"{place}.weight_v")
         state[f"{place}.weight"] = torch._weight_norm(direction, gain, 0)
     config = xp_cfg(theirs).replace("disable_norm_outer_blocks: 0", "disable_norm_outer_blocks: 1")
-    assert_same(read_codec(exported(tmp_path / "c.bin", theirs, config=config, state=state)), theirs)
+    assert_same(read_model(exported(tmp_path / "c.bin", theirs, config=config, state=state)), theirs)
 
 
 def test_what_a_config_leaves_out_is_audiocrafts_default(tmp_path):
@@ -161,7 +84,7 @@ def test_what_a_config_leaves_out_is_audiocrafts_default(tmp_path):
         "seanet": {"dimension": 8, "n_filters": 4, "ratios": [4, 2], "norm": "weight_norm"},
         "rvq": {"n_q": 4, "bins": 16},
     }  # fmt: skip
-    read = read_codec(exported(tmp_path / "c.bin", None, config=yaml.safe_dump(config), state=state))
+    read = read_model(exported(tmp_path / "c.bin", None, config=yaml.safe_dump(config), state=state))
     assert asdict(read.config) == asdict(codec.config)
     assert all(torch.equal(tensor, codec.state_dict()[name]) for name, tensor in read.state_dict().items())
 
@@ -185,7 +108,6 @@ CONFIGS = {
     "more codebooks": ("n_q: 4", "n_q: 5", r"quantizer\.vq\.layers\.4\._codebook\.\w+ is missing"),
     "fewer codebooks": ("n_q: 4", "n_q: 3", r"quantizer\.vq\.layers\.3\._codebook\.\w+ is unknown"),
     "more entries": ("bins: 16", "bins: 32", r"_codebook\.\w+ is \[16(, 8)?\], wanted \[32"),
-    "a language model": ("compression_model:", "lm_model: transformer_lm\ncompression_model:", "language models"),
     "broken YAML": ("rvq:", "rvq: [", "not readable as YAML"),
     "no mapping": ("", None, "not a config"),
 }
@@ -224,7 +146,7 @@ PACKAGES = {
     "a name of its own": (lambda p: {"pretrained": "dac_44khz"}, "mgl convert descript/dac_44khz OUT"),
     "no config": (lambda p: {"best_state": p["best_state"]}, "no xp.cfg"),
     "no state": (lambda p: {"xp.cfg": p["xp.cfg"]}, "no best_state"),
-    "a tensor": (lambda p: torch.zeros(3), "not a codec that audiocraft exported"),
+    "a tensor": (lambda p: torch.zeros(3), "not a model that audiocraft exported"),
     "missing": (
         lambda p: {
             **p,
@@ -253,7 +175,7 @@ def test_spoiled_files_are_refused(tmp_path, package, message):
 
 def test_nothing_of_a_strangers_file_runs(tmp_path):
     file = exported(tmp_path / "c.bin", peer(), lambda p: {**p, "more": Trap(tmp_path / "sprung")})
-    with pytest.raises(InputError, match=r"not a file of tensors.*export_encodec"):
+    with pytest.raises(InputError, match=r"not a file of tensors.*export_encodec.*export_lm"):
         convert(file, tmp_path / "native")
     assert not (tmp_path / "sprung").exists()
     torch.load(file, weights_only=False)

@@ -24,7 +24,7 @@ from lightning_modules.codec.stereo import StereoCodec
 from lightning_modules.converting import run, sources
 from lightning_modules.converting.codec_prefix import first_codebooks
 from lightning_modules.converting.run import convert
-from lightning_modules.converting.sources import read_codec
+from lightning_modules.converting.sources import read_model
 from lightning_modules.model_folders import whole_folder
 
 
@@ -62,7 +62,7 @@ def test_of_the_hub_nothing_is_fetched_but_config_and_safetensors(tmp_path, monk
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     monkeypatch.setattr("datamodules.hub.hub_reachable", lambda: True)
     save(peer(), tmp_path / "hf")
-    read_codec("someone/codec")
+    read_model("someone/codec")
     assert asked == [
         ("someone/codec", ["config.json"], False),
         ("someone/codec", ["config.json", "*.safetensors"], False),
@@ -71,7 +71,7 @@ def test_of_the_hub_nothing_is_fetched_but_config_and_safetensors(tmp_path, monk
     asked.clear()
     edit(tmp_path / "hf", model_type="musicgen")
     with pytest.raises(InputError, match="language model"):
-        read_codec("someone/musicgen")
+        read_model("someone/musicgen")
     assert len(asked) == 1
 
     def refused(*args, **kwargs):
@@ -79,7 +79,7 @@ def test_of_the_hub_nothing_is_fetched_but_config_and_safetensors(tmp_path, monk
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
     with pytest.raises(InputError, match=r"someone/codec: not to be had .*401 Client Error"):
-        read_codec("someone/codec")
+        read_model("someone/codec")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_is_no_name_of_the_hub_is_not_asked_for(tmp_path, monkeypatch, sour
     monkeypatch.setattr(sources, "fetch", fetch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError):
-        read_codec(source)
+        read_model(source)
 
 
 def files(folder):

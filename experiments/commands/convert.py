@@ -1,9 +1,15 @@
-"""``mgl convert``: codecs of others to ours, and ours to transformers."""
+"""``mgl convert``: codecs and language models of others to ours, and ours to transformers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from lightning_modules.codec.contract import Codec
+    from lightning_modules.converting.lm_names import Progress
+    from lightning_modules.converting.lm_native import ConvertedModel
+
+_LARGE = 500  # tensors; a model of so many takes longer than one waits without being told
 
 
 def convert(
@@ -14,24 +20,71 @@ def convert(
     codebooks: int | None = None,
     stereo: bool = False,
 ) -> None:
-    """Reads a codec, whoever saved it, and writes a codec folder of this suite, or one that transformers loads.
+    """Reads a model, whoever saved it, and writes a model folder of this suite, or one that transformers loads.
 
-    Nothing is trained or approximated: the converted codec gives the same codes. Language models are not converted yet.
+    Nothing is trained or approximated: a converted codec gives the same codes, a converted language model the same
+    logits.
 
     Args:
-        source: a name on the Hugging Face hub (facebook/encodec_32khz), a folder of transformers (EncodecModel,
-            DacModel), audiocraft's compression_state_dict.bin, or a codec folder of this suite.
-        out: folder to write; a codec folder of the same format that is there already is replaced.
-        to: "native", or "hf" for a folder of EncodecModel.from_pretrained or DacModel.from_pretrained.
-        codebooks: keeps the first so many, for a coarser codec with fewer codes a second; by default all.
+        source: a name on the Hugging Face hub (facebook/musicgen-small, facebook/encodec_32khz), a folder of
+            transformers (MusicGen, MusicGen Melody, EncodecModel, DacModel), audiocraft's state_dict.bin with its
+            compression_state_dict.bin beside it, the latter alone for its codec, or a folder of this suite.
+        out: folder to write; a model of the same kind and format that is there already is replaced.
+        to: "native", or "hf" for a folder of from_pretrained.
+        codebooks: of a codec, keeps the first so many, for a coarser one with fewer codes a second; by default all.
         stereo: true makes a stereo codec of a mono one: both channels in turn, twice the codebooks.
     """
-    from lightning_modules.converting.run import convert as convert_codec
+    from lightning_modules.converting.lm_native import ConvertedModel
+    from lightning_modules.converting.run import convert as convert_model
 
-    print(f"{_summary(convert_codec(source, out, to, codebooks, stereo), to)}: {out}")
+    with _shown() as progress:
+        made = convert_model(source, out, to, codebooks, stereo, tell=print, progress=progress)
+    summary = _language_model(made) if isinstance(made, ConvertedModel) else _codec(made, to)
+    print(f"{summary}: {out}")
 
 
-def _summary(codec: "Codec", to: str) -> str:
+@contextmanager
+def _shown() -> "Iterator[Progress]":
+    """A bar of the tensors read, for models of many."""
+    from experiments.console import progress
+
+    bar = progress()
+    task = bar.add_task("reading tensors", total=None)
+
+    def update(done: int, total: int) -> None:
+        if total >= _LARGE:
+            bar.start()
+            bar.update(task, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        bar.stop()
+
+
+def _language_model(model: "ConvertedModel") -> str:
+    """A language model in one line."""
+    shape = model.config
+    heard = [
+        f"{' and '.join(names)} {how}"
+        for names, how in ((shape.cross, "attended to"), (shape.prefix, "before"))
+        if names
+    ]
+    parts = [
+        "MusicGen",
+        f"{model.parameters / 1e6:.1f} M parameters in {shape.layers} layers of {shape.dim}",
+        f"pattern {shape.pattern} over {shape.codebooks} x {shape.entries} codes",
+        *(heard or ["no conditions"]),
+        f"codec {model.codec.sample_rate} Hz {'mono' if model.codec.channels == 1 else 'stereo'}",
+    ]
+    if model.text is not None:
+        parts.append(
+            f"text encoder {model.text.name}{'' if model.encoder is not None else ' (fetched when it is used)'}"
+        )
+    return ", ".join(parts)
+
+
+def _codec(codec: "Codec", to: str) -> str:
     """A codec in one line."""
     from lightning_modules.codec.dac import DAC
     from lightning_modules.codec.stereo import StereoCodec

@@ -31,15 +31,21 @@ class Exported(NamedTuple):
 def load_package(path: Path) -> Any:
     """What a file of torch.save holds, if that is tensors, numbers, text and their containers.
 
+    The tensors stay in the file until they are looked at.
+
     Raises:
         InputError: it is no such file, or holds other things.
     """
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        except RuntimeError:  # the format of PyTorch before 1.6, whose tensors cannot be left in the file
+            return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a file of anyone's can make it raise anything
         raise InputError(
             f"{path}: not a file of tensors, numbers and text; nothing else is read, for reading Python objects runs "
-            "what they say. A checkpoint of a training run is exported by audiocraft.utils.export.export_encodec"
+            "what they say. A checkpoint of a training run is exported by audiocraft.utils.export: export_encodec for "
+            "a codec, export_lm for a language model"
         ) from error
 
 
@@ -59,13 +65,13 @@ def exported_model(package: Any, path: Path) -> Exported:
         InputError: audiocraft exported no such thing, or its config is not readable.
     """
     if not isinstance(package, dict) or not isinstance(package.get("xp.cfg"), str):
-        raise InputError(f"{path}: not a codec that audiocraft exported (there is no xp.cfg in it)")
+        raise InputError(f"{path}: not a model that audiocraft exported (there is no xp.cfg in it)")
     state = package.get("best_state")
     # A training checkpoint has one more level.
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict):
-        raise InputError(f"{path}: not a codec that audiocraft exported (there is no best_state in it)")
+        raise InputError(f"{path}: not a model that audiocraft exported (there is no best_state in it)")
     return Exported(state, HydraConfig(package["xp.cfg"], f"{path}: xp.cfg"))
 
 
@@ -93,6 +99,11 @@ class HydraConfig:
     def of_language_model(self) -> bool:
         """Whether it is the config of a language model, and not of a codec."""
         return self._tree.get("lm_model") is not None
+
+    def names(self, section: str) -> list[str]:
+        """The keys of a section, none of one that is missing."""
+        found = self._find(section, None)
+        return [str(name) for name in found] if isinstance(found, Mapping) else []
 
     def get(self, name: str, default: Any) -> Any:
         """The value at a name such as "seanet.causal", a section with all that is in it.

@@ -1,13 +1,13 @@
 """Codecs of audiocraft: ``compression_state_dict.bin``, weights and a config that says what shape they have."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from datamodules.errors import InputError
 from lightning_modules.codec.encodec import EnCodec
-from lightning_modules.converting.audiocraft_files import HydraConfig, exported_model, load_package, pretrained_name
+from lightning_modules.converting.audiocraft_files import HydraConfig
 from lightning_modules.converting.codec_names import AUDIOCRAFT, codec_config, read_encodec
+from lightning_modules.converting.tensors import ForeignTensors
 
 FILE = "compression_state_dict.bin"
 # Field of CodecConfig -> where it stands in the config, and what audiocraft takes where it does not.
@@ -48,31 +48,28 @@ _DECODER_ONLY = ("trim_right_ratio", "final_activation", "final_activation_param
 _ELSEWHERE = {"dac_44khz": "descript/dac_44khz", "dac_24khz": "descript/dac_24khz"}
 
 
-def read_audiocraft(path: str | Path) -> EnCodec:
-    """The codec in a file that audiocraft exported.
+def codec_name(named: str) -> str:
+    """The hub's name of a codec that audiocraft fetches under this one."""
+    return _ELSEWHERE.get(named.removeprefix("//pretrained/"), named.removeprefix("//pretrained/"))
 
-    Nothing is unpickled but tensors, numbers, text and their containers.
+
+def read_audiocraft(state: Mapping[str, Any], config: HydraConfig, where: str) -> EnCodec:
+    """The codec that audiocraft exported with these tensors and this config.
+
+    Args:
+        state: the tensors by name.
+        config: of the run that trained it.
+        where: what an error about the tensors begins with.
 
     Raises:
-        InputError: not such a file, another model in it, a setting that our codec has not, or tensors that do not fit.
+        InputError: a setting that our codec has not, or tensors that do not fit.
     """
-    path = Path(path)
-    package = load_package(path)
-    name = pretrained_name(package)
-    if name is not None:
-        raise InputError(
-            f"{path}: holds no codec but the name of one, {name!r}; convert that: mgl convert "
-            f"{_ELSEWHERE.get(name, name)} OUT"
-        )
-    state, config = exported_model(package, path)
-    if config.of_language_model:
-        raise InputError(f"{config.where}: of a language model; language models are not converted yet, only codecs are")
     _check(config)
     fields = {ours: config.get(name, default) for ours, (name, default) in _FIELDS.items()}
     if isinstance(fields["conv_shortcut"], bool):  # a true skip is no convolution
         fields["conv_shortcut"] = not fields["conv_shortcut"]
     shape = codec_config(fields, {ours: name for ours, (name, _) in _FIELDS.items()}, config.where)
-    return read_encodec(shape, state, AUDIOCRAFT, str(path))
+    return read_encodec(shape, ForeignTensors(state), AUDIOCRAFT, where)
 
 
 def _check(config: HydraConfig) -> None:

@@ -4,7 +4,6 @@ Such a folder is written by the model itself, built by transformers and filled w
 name and shape, and writes the names that its own releases read.
 """
 
-import json
 from collections.abc import Mapping
 from math import ceil, inf, nextafter
 from pathlib import Path
@@ -20,13 +19,13 @@ from lightning_modules.codec.dac import DAC
 from lightning_modules.codec.encodec import EnCodec
 from lightning_modules.converting.codec_names import HUGGINGFACE, codec_config, encodec_state, positive, read_encodec
 from lightning_modules.converting.codec_prefix import dac_prefix
+from lightning_modules.converting.huggingface_files import CONFIG, read_config, read_weights
 from lightning_modules.converting.tensors import ForeignTensors, with_state
-from lightning_modules.model_folders import WEIGHTS, read_safetensors
+from lightning_modules.model_folders import WEIGHTS
 
 if TYPE_CHECKING:
     from transformers import FeatureExtractionMixin, PreTrainedModel
 
-CONFIG = "config.json"
 FILES = (CONFIG, WEIGHTS, "preprocessor_config.json")
 KINDS = ("encodec", "dac")
 # Fields of CodecConfig -> of EncodecConfig.
@@ -63,28 +62,17 @@ _DAC_FIELDS = (
 _DAC_DERIVED = ("hidden_size", "hop_length", "upsampling_ratios")
 
 
-def model_type(folder: str | Path) -> str:
-    """Which codec of transformers a folder holds: "encodec" or "dac".
-
-    Raises:
-        InputError: its config is missing or unreadable, or it holds something else.
-    """
-    return str(_read_config(folder)["model_type"])
-
-
 def read_huggingface(folder: str | Path) -> Codec:
     """The codec in a folder that transformers saved; an EnCodec gets all its quantizers.
 
     Raises:
         InputError: no such folder, another model, a setting that our codecs have not, or tensors that do not fit.
     """
-    fields = _read_config(folder)
-    if not (Path(folder) / WEIGHTS).is_file():
-        raise InputError(
-            f"{folder}: {WEIGHTS} is missing, and no other file of weights is read; load the model with transformers "
-            "and save_pretrained it again, which writes one"
-        )
-    return _read_dac(folder, fields) if fields["model_type"] == "dac" else _read_encodec(folder, fields)
+    fields = read_config(folder)
+    if fields["model_type"] not in KINDS:
+        raise InputError(f"{Path(folder) / CONFIG}: of a language model ({fields['model_type']}), not of a codec")
+    tensors = ForeignTensors(read_weights(folder))
+    return (_read_dac if fields["model_type"] == "dac" else encodec)(fields, tensors, Path(folder))
 
 
 def write_huggingface(folder: str | Path, codec: Codec) -> None:
@@ -153,21 +141,34 @@ def _bandwidth(config: CodecConfig) -> float:
     return bandwidth
 
 
-def _read_encodec(folder: str | Path, fields: Mapping[str, Any]) -> EnCodec:
+def encodec(fields: Mapping[str, Any], tensors: ForeignTensors, folder: Path, section: str = "") -> EnCodec:
+    """The codec of an ``EncodecConfig``'s fields.
+
+    Args:
+        fields: what ``config.json`` says of it.
+        tensors: of the codec, and no others.
+        folder: theirs, for the errors.
+        section: what of the config the fields are, if not all of it.
+
+    Raises:
+        InputError: a setting that our codecs have not, or tensors that do not fit.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import EncodecConfig
 
-    path = Path(folder) / CONFIG
+    where = f"{folder / CONFIG}: {section}".removesuffix(": ")
     try:
         theirs = EncodecConfig.from_dict(dict(fields))
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not the config of an EnCodec: {error}") from error
+        raise InputError(f"{where}: not the config of an EnCodec: {error}") from error
     wrong = [name for name, value in _FIXED.items() if getattr(theirs, name) != value]
     if wrong:
-        raise InputError(f"{path}: {wrong[0]} is {getattr(theirs, wrong[0])!r}; only {_FIXED[wrong[0]]!r} is converted")
+        raise InputError(
+            f"{where}: {wrong[0]} is {getattr(theirs, wrong[0])!r}; only {_FIXED[wrong[0]]!r} is converted"
+        )
     if theirs.codebook_dim != theirs.hidden_size:
         raise InputError(
-            f"{path}: codebook_dim is {theirs.codebook_dim!r}; only that of hidden_size, {theirs.hidden_size!r}, is "
+            f"{where}: codebook_dim is {theirs.codebook_dim!r}; only that of hidden_size, {theirs.hidden_size!r}, is "
             "converted"
         )
     values = {ours: getattr(theirs, name) for ours, name in _FIELDS.items()}
@@ -176,16 +177,15 @@ def _read_encodec(folder: str | Path, fields: Mapping[str, Any]) -> EnCodec:
     except (ArithmeticError, LookupError, ValueError):
         values["codebooks"] = None
     bandwidths = f"the number of quantizers from target_bandwidths {list(theirs.target_bandwidths)}"
-    config = codec_config(values, {**_FIELDS, "codebooks": bandwidths}, str(path))
-    weights = Path(folder) / WEIGHTS
-    return read_encodec(config, read_safetensors(weights), HUGGINGFACE, str(weights))
+    config = codec_config(values, {**_FIELDS, "codebooks": bandwidths}, where)
+    return read_encodec(config, tensors, HUGGINGFACE, str(folder))
 
 
-def _read_dac(folder: str | Path, fields: Mapping[str, Any]) -> DAC:
+def _read_dac(fields: Mapping[str, Any], tensors: ForeignTensors, folder: Path) -> DAC:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import DacConfig
 
-    path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
+    where = folder / CONFIG
     try:
         theirs = DacConfig.from_dict(dict(fields))
         shape = {name: getattr(theirs, name) for name in _DAC_FIELDS}
@@ -196,34 +196,16 @@ def _read_dac(folder: str | Path, fields: Mapping[str, Any]) -> DAC:
         with torch.device("meta"):
             codec = DAC({**shape, "downsampling_ratios": list(theirs.downsampling_ratios)})
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
     except (StrictDataclassError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not the config of a DAC: {error}") from error
+        raise InputError(f"{where}: not the config of a DAC: {error}") from error
     for name in _DAC_DERIVED:
         if (found := getattr(theirs, name)) != (wanted := getattr(plain, name)):
-            raise InputError(f"{path}: {name} is {found!r}; only the {wanted!r} of its ratios and widths is converted")
-    tensors = ForeignTensors(read_safetensors(weights))
+            raise InputError(f"{where}: {name} is {found!r}; only the {wanted!r} of its ratios and widths is converted")
     made = {}
     for ours, tensor in codec.state_dict().items():
         name = ours.removeprefix("model.")
         place, _, last = name.rpartition(".")
         made[ours] = tensors.folded(place, tensor.shape) if last == "weight" else tensors.take(name, tensor.shape)
-    tensors.finish(str(weights))
+    tensors.finish(str(folder))
     return with_state(codec, made)
-
-
-def _read_config(folder: str | Path) -> dict[str, Any]:
-    """The ``config.json`` of a codec."""
-    path = Path(folder) / CONFIG
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: not a folder of transformers ({CONFIG} is missing)") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not readable as JSON") from error
-    kind = fields.get("model_type") if isinstance(fields, dict) else None
-    if str(kind).startswith("musicgen"):
-        raise InputError(f"{folder}: a language model ({kind}); language models are not converted yet, only codecs are")
-    if kind not in KINDS:
-        raise InputError(f"{path}: model_type is {kind!r}; only codecs are converted: {', '.join(KINDS)}")
-    return dict(fields)

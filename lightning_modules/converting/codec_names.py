@@ -41,22 +41,21 @@ HUGGINGFACE = Naming("layers", "conv", "conv", "quantizer.layers.{}.codebook")
 AUDIOCRAFT = Naming("model", "conv.conv", "convtr.convtr", "quantizer.vq.layers.{}._codebook")
 
 
-def read_encodec(config: CodecConfig, state: Mapping[str, Any], naming: Naming, where: str) -> EnCodec:
+def read_encodec(config: CodecConfig, tensors: ForeignTensors, naming: Naming, where: str) -> EnCodec:
     """An EnCodec of this shape with tensors that are called otherwise.
 
     Args:
         config: the shape.
-        state: the tensors.
+        tensors: the checkpoint's, none but the codec's.
         naming: what they are called.
         where: what an error begins with.
 
     Raises:
-        InputError: a tensor is missing, unknown or of another shape; told under its name in ``state``.
+        InputError: a tensor is missing, unknown or of another shape; told under its name there.
     """
     # Nothing is drawn for weights that are about to be replaced, and no memory taken for a shape that is nonsense.
     with torch.device("meta"):
         codec = EnCodec(config)
-    tensors = ForeignTensors(state)
     shapes = {name: tensor.shape for name, tensor in codec.state_dict().items()}
     made: dict[str, Tensor] = {}
     for ours, theirs in tensor_names(codec, naming).items():
