@@ -17,6 +17,7 @@ from datamodules.manifest import FILE_NAME, Track, write_manifest
 from experiments.callbacks import RECORD
 from experiments.console import progress
 from experiments.prompts import Prompt
+from lightning_modules.generation.guidance import Guidance
 from lightning_modules.generation.model import MusicModel
 from lightning_modules.generation.sampling import Sampling
 
@@ -27,7 +28,8 @@ SYSTEM = "system.json"
 class Options:
     """How to draw, and how many clips at once."""
 
-    guidance: float = 3.0
+    guidance: Guidance = 3.0
+    negative: str = ""
     top_k: int = 250
     temperature: float = 1.0
     batch_size: int = 16
@@ -96,6 +98,8 @@ def _generate(
         duration=batch[0].duration,
         seed=batch[0].seed,
         ids=[prompt.id for prompt in batch],
+        melody=[prompt.melody for prompt in batch] if any(prompt.melody for prompt in batch) else None,
+        negative=options.negative,
         guidance=options.guidance,
         top_k=options.top_k,
         temperature=options.temperature,
@@ -111,6 +115,8 @@ def _write(folder: Path, prompt: Prompt, wav: Tensor, model: MusicModel, options
     rate = model.codec.sample_rate
     write_audio(path, wav, rate)
     facts = {"seed": prompt.seed, "model": model.checksum, **asdict(options)}
+    if prompt.melody is not None:
+        facts["melody"] = str(prompt.melody)
     return Track(prompt.id, path, wav.shape[-1] / rate, rate, prompt.caption, facts=facts)
 
 

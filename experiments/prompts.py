@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,26 @@ _ID = re.compile(r"[\w][\w .-]*")
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to generate: caption, seconds and seed, under a name that becomes the file's."""
+    """What to generate: caption, seconds, seed and perhaps a melody, under a name that becomes the file's."""
 
     id: str
     caption: str
     duration: float
     seed: int
+    melody: Path | None = None
 
 
-def read_prompts(path: str | Path, duration: float, seed: int) -> list[Prompt]:
+def read_prompts(path: str | Path, duration: float, seed: int, melody: str | None = None) -> list[Prompt]:
     """Reads a prompt file; empty lines are passed over.
 
     Args:
         path: the file; JSON lines when its name ends in .jsonl, else plain text. A manifest is a prompt file too.
         duration: seconds where a line does not say, or is a manifest's.
         seed: seed where a line does not say.
+        melody: file of the melody where a line does not say; "" is no melody in any.
 
     Raises:
-        InputError: no such file, nothing in it, or a line that is wrong.
+        InputError: no such file, nothing in it, a line that is wrong, or a melody that is not there.
     """
     file = Path(path)
     if not file.is_file():
@@ -47,7 +49,8 @@ def read_prompts(path: str | Path, duration: float, seed: int) -> list[Prompt]:
         fields: dict[str, Any] = {"caption": line.strip()}
         if file.suffix == ".jsonl":
             fields = _json(line, f"{path}, line {number}")
-        prompts.append(_prompt(fields, f"{len(prompts):04d}", duration, seed, f"{path}, line {number}"))
+        prompt = _prompt(fields, f"{len(prompts):04d}", duration, seed, f"{path}, line {number}")
+        prompts.append(replace(prompt, melody=_melody(fields, file.parent, melody, f"{path}, line {number}")))
     if not prompts:
         raise InputError(f"{path}: there are no prompts in it; write one a line")
     names = [prompt.id for prompt in prompts]
@@ -55,6 +58,19 @@ def read_prompts(path: str | Path, duration: float, seed: int) -> list[Prompt]:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path}: two prompts have the id {twice!r}; ids must differ")
     return prompts
+
+
+def _melody(fields: dict[str, Any], folder: Path, default: str | None, where: str) -> Path | None:
+    """The melody that a line names, relative to the prompt file, or the default."""
+    if default == "":
+        return None
+    named = fields.get("melody")
+    if named is not None and not isinstance(named, str):
+        raise InputError(f"{where}: melody must be the path of an audio file")
+    file = folder / named if named else Path(default) if default else None
+    if file is not None and not file.is_file():
+        raise InputError(f"{where}: there is no melody {file}")
+    return file
 
 
 def _json(line: str, where: str) -> dict[str, Any]:

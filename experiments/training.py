@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import InputError
+from datamodules.features.chroma import PITCH_CLASSES
 from datamodules.manifest import read_manifest
 from datamodules.tokens.format import INDEX, is_store
 from datamodules.tokens.store import TokenStore
@@ -18,7 +19,8 @@ from lightning_modules.lm.model import LanguageModelConfig
 
 GLOBAL_BATCH = 192
 _DEMO = Path("runs/demo")
-_T5_BASE_DIM = 768
+# Widths of the pretrained encoders that are layers of conditioning/: T5-base and FLAN-T5-base, CLAP.
+_WIDTHS = {"t5": 768, "clap": 512}
 
 
 @dataclass(frozen=True)
@@ -155,9 +157,11 @@ def _demo_tokens(codec: str, dry: bool) -> tuple[TokenStore, str]:
 def _plan(recipe: dict[str, Any], store: TokenStore) -> Plan:
     model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
     shape = LanguageModelConfig(**{**model["lm"], "codebooks": store.codebooks, "entries": store.entries})
-    text_dim = model["text"]["dim"] if model["text"]["name"] == BYTES else _T5_BASE_DIM
+    text = model["text"]
+    width = text["dim"] if text["name"] == BYTES else _WIDTHS[text.get("kind", "t5")]
+    dims = {name: {"text": width, "melody": PITCH_CLASSES}[name] for name in shape.conditions}
     frames = round(data["seconds"] * store.frame_rate)
-    return plan(shape, {"text": text_dim}, frames=frames, batch_size=data["batch_size"], crops=GLOBAL_BATCH)
+    return plan(shape, dims, frames=frames, batch_size=data["batch_size"], crops=GLOBAL_BATCH)
 
 
 def _gpus() -> int:

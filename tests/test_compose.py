@@ -18,7 +18,10 @@ from lightning_modules.lm.model import LanguageModel, LanguageModelConfig, param
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig
 
-PATTERNS = ("coarse_first", "delay", "flatten", "parallel", "partial_delay", "partial_flatten")
+PATTERNS = (
+    "coarse_first", "delay", "flatten", "parallel", "partial_delay", "partial_flatten", "stereo_delay",
+    "stereo_partial_delay",
+)  # fmt: skip
 PAPER = {"small": 420_371_456, "medium": 1_838_737_920, "large": 3_256_956_928}
 
 
@@ -62,6 +65,29 @@ def test_every_cell_composes(capsys, size):
     assert sum(parameter.numel() for parameter in module.lm.parameters()) == expected
     if size in PAPER:
         assert expected - (text.dim - 768) * shape.dim == PAPER[size]
+
+
+MELODY = {"small": 319_672_320, "medium": 1_385_625_600, "large": 2_451_480_576}
+
+
+@pytest.mark.parametrize("size", MELODY)
+def test_melody_models_have_the_papers_sizes(capsys, size):
+    names = [*language_model_layers(size, "delay", "t5", "cpu"), "conditioning/melody"]
+    model = printed(capsys, fit(*names, **STORE))["model"]["init_args"]
+    assert (model["lm"]["cross"], model["lm"]["prefix"]) == ([], ["melody", "text"])
+    assert model["melody"] == {"frames": 235, "stems": "htdemucs"}
+    assert model["attribute_dropout"] == {"melody": 0.5}
+    assert parameter_count(LanguageModelConfig(**model["lm"]), {"text": 768, "melody": 12}) == MELODY[size]
+
+
+def test_text_encoders_by_one_line(capsys):
+    for layer, name, kind in (
+        ("flan_t5", "google/flan-t5-base", "t5"),
+        ("clap", "laion/larger_clap_music", "clap"),
+    ):
+        composed = printed(capsys, fit(*language_model_layers("small", "delay", layer, "cpu"), **STORE))
+        text = composed["model"]["init_args"]["text"]
+        assert (text["name"], text["kind"], text["train"]) == (name, kind, False)
 
 
 @pytest.mark.parametrize("name", layers())

@@ -1,5 +1,7 @@
 """Melody as a prefix: what is heard, what null means, and what the language model makes of it."""
 
+import json
+
 import numpy as np
 import pytest
 import soundfile
@@ -8,6 +10,10 @@ import torch
 
 from datamodules.errors import InputError
 from datamodules.features.chroma import ChromaExtractor, chroma_one_hot
+from datamodules.manifest import read_manifest
+from datamodules.tokens import Collate, TokenDataModule
+from datamodules.tokens.store import TokenStore
+from experiments.__main__ import run
 from lightning_modules.checkpoints import load_model, save_model
 from lightning_modules.codec.folder import save_codec
 from lightning_modules.conditioning.melody import NO_CLASS, MelodyConfig, MelodyEncoder
@@ -268,3 +274,61 @@ def test_what_does_not_fit_the_model_is_refused(model, model_folder):
         load_model(model_folder).generate(["piano"], 0.1, melody=scale(1.0, [0]))
     with pytest.raises(InputError, match="no such"):
         model.conditions(["a"], melody="nowhere.wav")
+
+
+def test_the_command_follows_melodies(model, tmp_path, capsys):
+    soundfile.write(tmp_path / "one.wav", scale(2.0, [4, 9])[0], RATE)
+    soundfile.write(tmp_path / "two.wav", scale(2.0, [1, 7])[0], RATE)
+    lines = [{"caption": "piano", "id": "own", "melody": "two.wav"}, {"caption": "piano", "id": "shared"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ["--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "p.jsonl"), "--duration", "0.05"]
+    heard = {}
+    for name, options in {
+        "melody": ["--melody", str(tmp_path / "one.wav"), "--guidance", "{text: 3, melody: 2}", "--negative", "noise"],
+        "none": ["--melody", ""],
+    }.items():
+        run("generate", [*words, "--out", str(tmp_path / name), *options])
+        tracks = {track.id: track for track in read_manifest(tmp_path / name)}
+        heard[name] = {key: soundfile.read(track.path)[0] for key, track in tracks.items()}
+        facts = tracks["shared"].facts
+        assert facts["guidance"] == ({"text": 3.0, "melody": 2.0} if name == "melody" else 3.0)
+        assert ("melody" in facts) == (name == "melody")
+    assert not np.array_equal(heard["melody"]["own"], heard["none"]["own"])
+    # The same from Python.
+    (wav,) = model.generate(
+        ["piano"],
+        0.05,
+        melody=tmp_path / "two.wav",
+        guidance={"text": 3.0, "melody": 2.0},
+        negative="noise",
+        ids=["own"],
+    )
+    assert np.abs(wav[0].numpy().clip(-1, 1) - heard["melody"]["own"]).max() < 1e-4
+
+
+def test_training_hears_the_stores_melodies(tmp_path):
+    """One step on a token store: the melody's projection learns, and different melodies give different losses."""
+    from lightning_modules.lm.model import LanguageModelConfig
+    from lightning_modules.lm.training import LanguageModelTraining
+    from lightning_modules.optim import OptimConfig
+
+    shape = LanguageModelConfig(dim=32, layers=1, heads=2, codebooks=2, entries=8, cross=(), prefix=("melody", "text"))
+    module = LanguageModelTraining(
+        shape,
+        tiny.TEXT,
+        OptimConfig(),
+        melody=MelodyConfig(9, ""),
+        condition_dropout=0.0,
+        attribute_dropout={"melody": 0.0},
+    )
+    module.log = module.log_dict = lambda *args, **kwargs: None
+    store = tiny.write_store(tmp_path / "store")
+    data = TokenDataModule(str(store), seconds=1.0, batch_size=3, workers=0)
+    batch = data.samples("train", 3)
+    collate = Collate(10, TokenStore(store).header.chroma_frames(10))
+    batch = collate([batch[number] for number in range(3)])
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    assert module.lm.projections["melody"].weight.grad.abs().max() > 0
+    batch.chroma = (batch.chroma + 5) % 12
+    assert module.training_step(batch, 0) != loss

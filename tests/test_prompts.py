@@ -39,6 +39,23 @@ def test_a_manifest_is_a_prompt_file(tmp_path_factory, captions):
     assert prompts == [Prompt(f"t{i}", caption, 5.0, 3) for i, caption in enumerate(captions)]
 
 
+def test_melodies_of_lines_and_of_all(tmp_path):
+    for name in ("one.wav", "two.wav"):
+        (tmp_path / name).touch()
+    lines = "\n".join([line(melody="one.wav"), line()])
+    all_of_them = str(tmp_path / "two.wav")
+    melodies = [
+        [prompt.melody and prompt.melody.name for prompt in read(tmp_path, lines, "p.jsonl", melody=melody)]
+        for melody in (None, all_of_them, "")
+    ]
+    assert melodies == [["one.wav", None], ["one.wav", "two.wav"], [None, None]]
+    assert read(tmp_path, "piano", melody=all_of_them)[0].melody == tmp_path / "two.wav"
+    with pytest.raises(InputError, match="line 1: there is no melody"):
+        read(tmp_path, line(melody="three.wav"), "p.jsonl")
+    with pytest.raises(InputError, match="path of an audio file"):
+        read(tmp_path, line(melody=3), "p.jsonl")
+
+
 def line(**fields):
     return json.dumps({"caption": "a", **fields})
 

@@ -7,7 +7,9 @@ def generate(
     out: str,
     duration: float = 10.0,
     seed: int = 0,
-    guidance: float = 3.0,
+    melody: str | None = None,
+    negative: str = "",
+    guidance: float | dict[str, float] = 3.0,
     top_k: int = 250,
     temperature: float = 1.0,
     batch_size: int = 16,
@@ -18,11 +20,15 @@ def generate(
     Args:
         model: a model folder.
         prompts: a text file with one prompt a line, or JSON lines with "caption" and optionally "id", "duration",
-            "seed".
+            "seed", "melody" (an audio file).
         out: folder for the clips.
         duration: seconds of a clip whose line does not say.
         seed: of the whole job; each clip draws from a hash of it and its id.
-        guidance: scale of classifier-free guidance; 1 turns it off and halves the work.
+        melody: audio file whose melody every clip follows unless its line names another, for a model that hears
+            melodies; '' passes over those that the lines name.
+        negative: a text to guide away from, in place of no text.
+        guidance: scale of classifier-free guidance; 1 turns it off and halves the work. One for each condition of a
+            melody model: '{text: 3, melody: 2}'.
         top_k: draw from the k likeliest codes only.
         temperature: below 1 more timid, above 1 bolder.
         batch_size: clips at once.
@@ -33,9 +39,9 @@ def generate(
     from experiments.prompts import read_prompts
     from lightning_modules.checkpoints import load_model
 
-    asked = read_prompts(prompts, duration=duration, seed=seed)
+    asked = read_prompts(prompts, duration=duration, seed=seed, melody=melody)
     folder = require_folder(out)
     loaded = load_model(model, pick_device(device))
-    options = Options(guidance=guidance, top_k=top_k, temperature=temperature, batch_size=batch_size)
+    options = Options(guidance, negative, top_k, temperature, batch_size)
     generate_clips(loaded, asked, folder, options, name=model)
     print(f"clips: {len(asked)} in {folder}")
