@@ -27,6 +27,10 @@ from datamodules.tokens.store import TokenStore
 from datamodules.tokens.writer import TokenWriter
 from experiments.tokenizing import write_store
 from lightning_modules.codec.folder import load_codec, save_codec
+from lightning_modules.conditioning.melody import MelodyConfig
+from lightning_modules.lm.model import LanguageModelConfig
+from lightning_modules.lm.training import LanguageModelTraining
+from lightning_modules.optim import OptimConfig
 
 LONG = 90.0  # seconds: three windows of the tiny codec
 TRACKS = [
@@ -373,3 +377,42 @@ def test_a_process_without_shards_has_nothing_to_do(tmp_path, codec_folder):
     assert writer.pending(1, 2) == []
     assert len(PieceDataset(manifest, writer.encoding, [], 1)) == 0
     assert writer.pending(0, 2) == [(0, range(1))]
+
+
+# ---- stems --------------------------------------------------------------------------------------------------------
+def test_melodies_are_heard_in_stems_where_asked_for(tmp_path, codec_folder, monkeypatch):
+    """The chroma is that of what the separator kept; the codes are those of the whole."""
+    manifest = music(tmp_path / "music", TRACKS[:2])
+    asked = []
+
+    def separator(name, sample_rate):
+        asked.append((name, sample_rate))
+        return lambda wav: wav.flip(-1)
+
+    monkeypatch.setattr("lightning_modules.codec.tokenizing.load_separator", separator)
+    codec = load_codec(codec_folder)
+    stores = {}
+    for stems in ("", "htdemucs"):
+        writer = TokenWriter(tmp_path / f"out{stems}", read_manifest(manifest), encoding(codec, stems))
+        (tmp_path / f"out{stems}").mkdir()
+        write_store(codec, writer, device="cpu", workers=0)
+        stores[stems] = TokenStore(tmp_path / f"out{stems}")
+    assert asked == [("htdemucs", tiny.RATE)]
+    assert [stores[stems].header.stems for stems in stores] == ["", "htdemucs"]
+    plain, kept = stores.values()
+    track = plain.tracks[0]  # one window, so what is flipped is all of it
+    assert np.array_equal(plain.window(track), kept.window(track))
+    wav = read_audio(manifest / "a.wav", sample_rate=tiny.RATE)[None].flip(-1)
+    chroma, mask = ChromaExtractor(tiny.RATE)(wav)
+    expected = chroma.argmax(-1).where(chroma.amax(-1) == 1, 255)[mask]
+    assert np.array_equal(kept.chroma(track), expected.numpy())
+
+
+def test_a_model_and_its_store_hear_melodies_in_the_same_stems(tmp_path):
+    module = LanguageModelTraining(
+        LanguageModelConfig(dim=16, layers=1, heads=2, codebooks=2, entries=8, cross=(), prefix=("melody", "text")),
+        tiny.TEXT, OptimConfig(), MelodyConfig(9, "htdemucs"),
+    )  # fmt: skip
+    store = TokenStore(tiny.write_store(tmp_path / "store"))
+    with pytest.raises(InputError, match="heard in the full mix, the model's are heard in htdemucs"):
+        module._check(store)

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Any
 
 import numpy as np
 
@@ -87,7 +87,8 @@ class Header:
         frame_rate: frames of codes a second.
         codebooks: K.
         entries: entries of each codebook.
-        chroma: {"frame_rate": frames of chroma a second, "classes": pitch classes}.
+        chroma: {"frame_rate": frames of chroma a second, "classes": pitch classes, "stems": the separator whose stems
+            it was heard in, empty for the full mix}.
         tracks: how many.
         frames: of all tracks together.
         splits: names.
@@ -104,7 +105,7 @@ class Header:
     frame_rate: float
     codebooks: int
     entries: int
-    chroma: Mapping[str, float]
+    chroma: Mapping[str, Any]
     tracks: int
     frames: int
     splits: Sequence[str]
@@ -124,6 +125,11 @@ class Header:
     def chroma_hop(self) -> int:
         """Samples a frame of chroma."""
         return round(self.sample_rate / self.chroma["frame_rate"])
+
+    @property
+    def stems(self) -> str:
+        """What the chroma was heard in; stores of earlier days do not say, and are of the full mix."""
+        return str(self.chroma.get("stems", ""))
 
     def chroma_frames(self, frames: int) -> int:
         """Frames of chroma that a window of ``frames`` frames of codes has: one for every hop begun."""

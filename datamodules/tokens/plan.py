@@ -54,7 +54,7 @@ class TokenCodec(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the codes of a store depend on, besides the audio: the codec, and how tracks are cut for it.
+    """What a store depends on, besides the audio: the codec, how tracks are cut for it, and what melodies are heard in.
 
     Attributes:
         codec: its checksum.
@@ -66,6 +66,7 @@ class Encoding:
         length: samples of a window.
         left: of these, the context before what is kept.
         right: and the context behind it.
+        stems: the separator whose stems the chroma is of; empty for the full mix.
     """
 
     codec: str
@@ -77,6 +78,7 @@ class Encoding:
     length: int
     left: int
     right: int
+    stems: str = ""
 
     @property
     def step(self) -> int:
@@ -96,7 +98,7 @@ class Encoding:
         return slice(0 if first else self.left // hop, frames if last else (self.length - self.right) // hop)
 
 
-def encoding(codec: TokenCodec) -> Encoding:
+def encoding(codec: TokenCodec, stems: str = "") -> Encoding:
     """The encoding of a codec: 30.72 s are kept of a window at 32 kHz, after 2.56 s and before 0.64 s of context.
 
     At other rates and hops these lengths are rounded to what both hops divide, and context is never shorter than what
@@ -124,6 +126,7 @@ def encoding(codec: TokenCodec) -> Encoding:
         left + core + right,
         left,
         right,
+        stems,
     )
 
 

@@ -151,7 +151,11 @@ class TokenWriter:
             frame_rate=encoding.sample_rate / encoding.hop,
             codebooks=encoding.codebooks,
             entries=encoding.entries,
-            chroma={"frame_rate": encoding.sample_rate / CHROMA_HOP, "classes": PITCH_CLASSES},
+            chroma={
+                "frame_rate": encoding.sample_rate / CHROMA_HOP,
+                "classes": PITCH_CLASSES,
+                "stems": encoding.stems,
+            },
             tracks=len(rows),
             frames=int(rows["frames"].sum()),
             splits=splits,

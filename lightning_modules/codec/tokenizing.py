@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.features.chroma import ChromaExtractor
+from datamodules.features.stems import load_separator
 from datamodules.tokens.format import SILENT
 from datamodules.tokens.pieces import PieceBatch, PieceDataset, piece_loader
 from datamodules.tokens.plan import CHROMA_HOP, CHROMA_WINDOW
@@ -22,7 +23,7 @@ class CodecTokenizing(LightningModule):
 
     Args:
         codec: with saved weights.
-        writer: of this process.
+        writer: of this process; its encoding says in which stems melodies are heard.
     """
 
     def __init__(self, codec: Codec, writer: TokenWriter) -> None:
@@ -31,6 +32,8 @@ class CodecTokenizing(LightningModule):
         self._codec = [codec]
         self.writer = writer
         self.chroma = ChromaExtractor(codec.sample_rate, n_fft=CHROMA_WINDOW, hop=CHROMA_HOP)
+        stems = writer.encoding.stems
+        self.separator = load_separator(stems, sample_rate=codec.sample_rate) if stems else None
 
     def on_predict_start(self) -> None:
         """Brings the codec, which no strategy moves, to the device; hours of audio are worth compiling for on a GPU."""
@@ -45,7 +48,7 @@ class CodecTokenizing(LightningModule):
             self.writer.add(batch, None, None)
             return 0.0
         codes = self._codec[0].encode(batch.audio)
-        chroma, mask = self.chroma(batch.audio)
+        chroma, mask = self.chroma(batch.audio if self.separator is None else self.separator(batch.audio))
         chroma = strongest_class(chroma[:, mask[0]])  # pieces of one length have frames alike
         self.writer.add(batch, codes.cpu().numpy(), chroma.cpu().numpy())
         return batch.audio.shape[0] * batch.audio.shape[2] / self.chroma.sample_rate

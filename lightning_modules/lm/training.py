@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 
 from datamodules.batches import TokenBatch
 from datamodules.errors import InputError
+from datamodules.tokens.store import TokenStore
 from lightning_modules.checkpoints import build_conditioners, save_model
 from lightning_modules.codec.folder import codec_checksum
 from lightning_modules.conditioning.conditioners import Conditioners
@@ -74,21 +75,31 @@ class LanguageModelTraining(LightningModule):
         """Checks that data and model speak of the same tokens.
 
         Raises:
-            InputError: no codec is named, or the tokens are another codec's or of another shape.
+            InputError: no codec is named, or the tokens are another codec's, of another shape, or of other melodies.
         """
         if stage == "fit" and not self.codec:
             raise InputError("a trained model carries its codec along: set model.init_args.codec to the codec's folder")
         store = getattr(getattr(self.trainer, "datamodule", None), "store", None)
-        config = self.lm.config
-        if store is not None and (store.codebooks, store.entries) != (config.codebooks, config.entries):
+        if store is not None:
+            self._check(store)
+
+    def _check(self, store: TokenStore) -> None:
+        config, melody = self.lm.config, self.conditioners.melody
+        if (store.codebooks, store.entries) != (config.codebooks, config.entries):
             raise InputError(
                 f"the token store has {store.codebooks} codebooks of {store.entries} entries, the language model "
                 f"{config.codebooks} of {config.entries}; set model.init_args.lm.codebooks and .entries to the store's"
             )
-        if store is not None and self.codec and codec_checksum(self.codec) != store.codec:
+        if self.codec and codec_checksum(self.codec) != store.codec:
             raise InputError(
                 f"{store.folder}: the tokens come from codec {store.codec[:12]}, not from {self.codec}; name the codec "
                 "that wrote them, or write them anew with this one"
+            )
+        if melody is not None and melody.config.stems != store.header.stems:
+            wanted, there = (name or "the full mix" for name in (melody.config.stems, store.header.stems))
+            raise InputError(
+                f"{store.folder}: its melodies were heard in {there}, the model's are heard in {wanted}; set "
+                f"model.init_args.melody.stems to '{store.header.stems}', or write the tokens with other --stems"
             )
 
     def on_fit_start(self) -> None:
