@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lightning_modules.codec import ranks
+from lightning_modules import ranks
 from lightning_modules.codec.quantizer import ResidualVectorQuantizer
 
 STEPS = 50

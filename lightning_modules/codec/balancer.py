@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.codec import ranks
+from lightning_modules import ranks
 
 _TINY = 1e-12
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.sample_order import derived_seed
-from lightning_modules.codec import ranks
+from lightning_modules import ranks
 
 _KMEANS_ITERATIONS = 50
 _INIT_VECTORS_PER_ENTRY = 2

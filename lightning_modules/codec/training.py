@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from datamodules.batches import AudioBatch
 from datamodules.errors import InputError
-from lightning_modules.codec import ranks
+from lightning_modules import ranks
 from lightning_modules.codec.balancer import Balancer
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.discriminators import (

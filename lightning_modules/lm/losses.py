@@ -3,8 +3,11 @@
 Shape letters: B items, K codebooks, S steps, V entries.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from lightning_modules import ranks
 
 
 def cross_entropy_sums(logits: Tensor, targets: Tensor, special: int) -> tuple[Tensor, Tensor]:
@@ -22,6 +25,17 @@ def cross_entropy_sums(logits: Tensor, targets: Tensor, special: int) -> tuple[T
     return losses.view_as(targets).sum(2), (targets != special).sum(2)
 
 
-def codebook_means(sums: Tensor, counts: Tensor) -> Tensor:
-    """Mean cross-entropy of each codebook [K] over all items: every predicted code counts the same."""
-    return sums.sum(0) / counts.sum(0).clamp(min=1)
+def codebook_means(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of each codebook over all items of all processes: every predicted code counts the same.
+
+    Args:
+        sums: [B, K] of this process.
+        counts: [B, K] of this process.
+
+    Returns:
+        What this process has to minimise [K]: averaged over processes, as data parallel training averages gradients, it
+        is the mean, also where one process has shorter items than another. And the mean itself [K], without gradient.
+    """
+    total, count = ranks.add_up(torch.stack([sums.detach().sum(0), counts.sum(0).to(sums.dtype)]))
+    count = count.clamp(min=1)
+    return sums.sum(0) * ranks.world_size() / count, total / count

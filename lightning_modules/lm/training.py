@@ -35,6 +35,8 @@ class LanguageModelTraining(LightningModule):
         attribute_dropout: by condition, the probability that a sample is trained without that one, whatever becomes
             of the others: {"melody": 0.5}, say, for a model that should do with texts alone.
         codec: folder of the codec, or "embedded", that made the tokens; exported models carry it along.
+        train_on_padding: learn what stands past the end of short tracks too, as audiocraft does by default; here that
+            is code 0 of every codebook, and by default no target.
         recompute: keep activations between every so many blocks alone (see ``Transformer``).
         seed: of the dropouts, which are pure functions of (seed, sample number, condition).
     """
@@ -48,11 +50,12 @@ class LanguageModelTraining(LightningModule):
         condition_dropout: float = 0.2,
         attribute_dropout: Mapping[str, float] | None = None,
         codec: str = "",
+        train_on_padding: bool = False,
         recompute: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.text, self.optim, self.codec = text, optim, codec
+        self.text, self.optim, self.codec, self.train_on_padding = text, optim, codec, train_on_padding
         self.dropout = ConditionDropout(condition_dropout, dict(attribute_dropout or {}), seed)
         conditioners = build_conditioners(text, melody)
         # What is frozen is no submodule: it stays out of checkpoints, averages and sharding.
@@ -109,13 +112,12 @@ class LanguageModelTraining(LightningModule):
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Mean over codebooks of the cross-entropy on codes [B, K, T], conditions dropped for some samples."""
         conditions = self.dropout(self.conditioners(batch.captions, batch.chroma), batch.numbers)
-        logits, targets = self.lm.teacher_forced(batch.codes, conditions, batch.lengths)
-        sums, counts = cross_entropy_sums(logits, targets, self.lm.config.entries)
-        per_codebook = codebook_means(sums, counts)
-        loss = per_codebook.mean()
-        self.log("train/ce", loss, prog_bar=True, batch_size=len(batch.codes))
+        lengths = None if self.train_on_padding else batch.lengths
+        logits, targets = self.lm.teacher_forced(batch.codes, conditions, lengths)
+        share, per_codebook = codebook_means(*cross_entropy_sums(logits, targets, self.lm.config.entries))
+        self.log("train/ce", per_codebook.mean(), prog_bar=True, batch_size=len(batch.codes))
         self.log_dict({f"train/ce_{k}": ce for k, ce in enumerate(per_codebook)}, batch_size=len(batch.codes))
-        return loss
+        return share.mean()
 
     def validation_step(self, batch: TokenBatch, batch_index: int) -> None:
         """Cross-entropy per codebook with all conditions given, every held-out code counting the same."""
