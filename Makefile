@@ -102,6 +102,14 @@ codec-card: $(stamp) ## The embedded codec beside Opus and Vorbis: RECORDINGS= T
 	$(mgl) codec-card --out '$(or $(OUT),runs/codec-card)' $(if $(RECORDINGS),--recordings '$(RECORDINGS)') \
 		$(if $(TWIN),--twin '$(TWIN)')
 
+.PHONY: weights
+weights: $(stamp) ## Fetch the published networks that are used, once: ARGS="--only t5,demucs"
+	$(mgl) weights $(ARGS)
+
+.PHONY: verify-published
+verify-published: $(stamp) ## A published checkpoint here and in transformers, side by side: MODEL=facebook/musicgen-small
+	$(mgl) verify-published $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
 .PHONY: bench
 bench: $(stamp) ## Figures beside a peer's: WHAT="data" JSON=
 	$(mgl) bench $(or $(WHAT),data) $(if $(JSON),--json '$(JSON)') $(ARGS)

@@ -67,10 +67,10 @@ def test_of_the_hub_nothing_is_fetched_but_config_and_safetensors(tmp_path, monk
         ("someone/codec", ["config.json"], False),
         ("someone/codec", ["config.json", "*.safetensors"], False),
     ]
-    # A language model's weights are not fetched only to be refused.
+    # Weights are not fetched only to be refused.
     asked.clear()
     edit(tmp_path / "hf", model_type="musicgen")
-    with pytest.raises(InputError, match="language model"):
+    with pytest.raises(InputError, match="text_encoder is missing"):
         read_model("someone/musicgen")
     assert len(asked) == 1
 
@@ -156,33 +156,62 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch, to, error, there):
     assert (tmp_path / "out").exists() == there
 
 
-def test_an_interruption_among_the_last_moves_comes_too_late(tmp_path, monkeypatch):
+# The moves of a replacement: two old entries and one that goes aside, then three new ones.
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("move", range(6))
+@pytest.mark.parametrize("done", [False, True])
+def test_a_replacement_that_fails_leaves_the_old_folder(tmp_path, monkeypatch, error, move, done):
+    def write(folder, text):
+        (folder / "codec").mkdir()
+        for name in ("codec/model.safetensors", "config.yaml", f"{text}.txt"):
+            (folder / name).write_text(text)
+
     (tmp_path / "out").mkdir()
-    for name in ("config.yaml", "model.safetensors"):
-        (tmp_path / "out" / name).write_text("old")
+    write(tmp_path / "out", "old")
+    (tmp_path / "out" / "notes").write_text("mine")
+    before = files(tmp_path / "out")
     replace, calls = Path.replace, []
 
-    def interrupted(self, target):
-        # The folder is whole to a reader only while config and weights belong together.
+    def stopped(self, target):
         calls.append(Path(target).name)
-        assert not (tmp_path / "out" / "config.yaml").exists()
-        if len(calls) == 1:
-            replace(self, target)
-            raise KeyboardInterrupt
+        if len(calls) == move + 1:
+            if done:
+                replace(self, target)
+            raise error
         return replace(self, target)
 
-    monkeypatch.setattr(Path, "replace", interrupted)
+    def convert_again():
+        with whole_folder(tmp_path / "out", "config.yaml", ["old.txt"]) as folder:
+            write(folder, "new")
 
-    def write():
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(error):
+        convert_again()
+    assert files(tmp_path / "out") == before
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"codec", "config.yaml", "notes", "old.txt"}
+    monkeypatch.setattr(Path, "replace", replace)
+    calls.clear()
+    convert_again()
+    assert files(tmp_path / "out") == {
+        "codec/model.safetensors": b"new", "config.yaml": b"new", "new.txt": b"new", "notes": b"mine",
+    }  # fmt: skip
+
+
+def test_a_folder_has_its_config_only_while_it_is_whole(tmp_path, monkeypatch):
+    replace, seen = Path.replace, []
+
+    def watched(self, target):
+        replace(self, target)
+        names = {path.name: path.is_file() and path.read_text() for path in (tmp_path / "out").iterdir()}
+        seen.append({name: text for name, text in names.items() if not name.startswith(".")})
+
+    monkeypatch.setattr(Path, "replace", watched)
+    for text in ("old", "new"):
         with whole_folder(tmp_path / "out", "config.yaml") as folder:
-            for name in ("config.yaml", "model.safetensors"):
-                (folder / name).write_text("new")
-
-    with pytest.raises(KeyboardInterrupt):
-        write()
-    assert calls == ["model.safetensors", "config.yaml"]
-    assert files(tmp_path / "out") == {"config.yaml": b"new", "model.safetensors": b"new"}
-    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == []
+            for name in ("adapter.safetensors", "config.yaml", "model.safetensors"):
+                (folder / name).write_text(text)
+    assert [state.get("config.yaml") for state in seen] == [None, None, "old", *[None] * 5, "new"]
+    assert all(len(set(state.values())) == 1 for state in seen if "config.yaml" in state)
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

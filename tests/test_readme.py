@@ -14,7 +14,7 @@ from datamodules.manifest import read_manifest
 from experiments.__main__ import COMMANDS, LIGHTNING, main
 from experiments.compose import layer_path
 from lightning_modules.checkpoints import save_model
-from lightning_modules.codec.folder import load_codec, save_codec
+from lightning_modules.codec.folder import save_codec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,29 +65,27 @@ def test_the_manifest_line_is_one(tmp_path):
     assert read_manifest(tmp_path, "train")[0].caption == fields["caption"]
 
 
-def test_the_codec_examples_run(tmp_path, monkeypatch):
-    """With a folder of transformers in the place of the hub's model, which cannot be fetched here."""
-    from transformers import EncodecConfig, EncodecModel
+def test_the_checkpoint_example_runs(tmp_path, monkeypatch, capsys):
+    """With a tiny model of transformers in the place of the hub's, which cannot be fetched here."""
+    import transformers
+    from foreign_models import loaded, musicgen, save
 
-    lines = [shlex.split(line)[1:] for line in shell_lines() if "mgl convert" in line]
-    assert [line[1] for line in lines] == ["facebook/encodec_32khz", "runs/demo/codec/model"]
+    (block,) = [text for text in blocks("bash") if "mgl convert" in text]
+    lines = [shlex.split(line) for line in block.splitlines()]
+    assert [line[1] for line in lines] == ["convert", "generate", "convert", "-c"]
     monkeypatch.chdir(tmp_path)
-    small = {"num_filters": 4, "hidden_size": 8, "codebook_size": 16, "target_bandwidths": [2.2], "num_lstm_layers": 1}
-    theirs = EncodecModel(EncodecConfig(sampling_rate=32000, upsampling_ratios=[8, 5, 4, 4], **small)).eval()
-    theirs.save_pretrained("facebook/encodec_32khz")
-    ours = tiny.codec()
-    save_codec("runs/demo/codec/model", ours)
-    for line in lines:
+    save(musicgen(), tmp_path / "facebook" / "musicgen-small")
+    (tmp_path / "prompts.txt").write_text("calm piano\ndrums\n")
+    for _, *line in lines[:3]:
         main(line)
-    taken = load_codec("codecs/encodec_32khz")
-    assert (taken.sample_rate, taken.hop, taken.codebooks) == (32000, 640, 11)  # of 4 bits at 50 Hz
-    with torch.no_grad():
-        wav = torch.randn(1, 1, 6400) * 0.3
-        torch.testing.assert_close(taken.encoder(wav), theirs.encoder(wav), atol=1e-5, rtol=1e-5)
-    given, said = EncodecModel.from_pretrained("codecs/demo-hf", output_loading_info=True)
-    assert not any(said.values())
-    wav = torch.randn(1, 1, 400) * 0.3
-    assert torch.equal(given.eval().encode(wav)[0][0], ours.encode(wav))
+    assert {clip.stem for clip in (tmp_path / "clips").glob("*.wav")} == {"0000", "0001"}
+    first, again = (loaded(tmp_path / name).state_dict() for name in ("facebook/musicgen-small", "models/small-hf"))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    capsys.readouterr()
+    monkeypatch.setattr(transformers.GenerationConfig, "max_length", 20, raising=False)
+    exec(lines[3][2], {})
+    assert capsys.readouterr().out == "800\n"
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):

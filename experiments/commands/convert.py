@@ -53,13 +53,15 @@ def _shown() -> "Iterator[Progress]":
 
     def update(done: int, total: int) -> None:
         if total >= _LARGE:
-            bar.start()
+            if not bar.live.is_started:
+                bar.start()
             bar.update(task, completed=done, total=total)
 
     try:
         yield update
     finally:
-        bar.stop()
+        if bar.live.is_started:  # stopping prints a line
+            bar.stop()
 
 
 def _language_model(model: "ConvertedModel") -> str:

@@ -149,8 +149,8 @@ def load_text_encoder(name: str, *, trained: bool) -> T5TextEncoder:
             model, tokenizer = _from_pretrained(name, local=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"the text encoder {name} is not on this machine and cannot be fetched; "
-            "fetch it where there is a network (HF_HOME), or train with the byte-level one: TEXT=bytes"
+            f"the text encoder {name} is not on this machine and there is no network; "
+            "run `make weights` where there is one (HF_HOME is the cache), or train with the byte-level one: TEXT=bytes"
         ) from error
     # Offline, some tokenizers come back with a handful of tokens and no error.
     if len(tokenizer) < 256:
@@ -163,7 +163,7 @@ def load_text_encoder(name: str, *, trained: bool) -> T5TextEncoder:
 
 def _from_pretrained(name: str, *, local: bool) -> tuple[T5EncoderModel, Any]:
     with quiet_transformers():
-        model = T5EncoderModel.from_pretrained(name, local_files_only=local)
+        model = T5EncoderModel.from_pretrained(name, local_files_only=local, dtype=torch.float32)
         return model, AutoTokenizer.from_pretrained(name, local_files_only=local)
 
 

@@ -19,7 +19,7 @@ from lightning_modules.codec.dac import DAC
 from lightning_modules.codec.encodec import EnCodec
 from lightning_modules.converting.codec_names import HUGGINGFACE, codec_config, encodec_state, positive, read_encodec
 from lightning_modules.converting.codec_prefix import dac_prefix
-from lightning_modules.converting.huggingface_files import CONFIG, read_config, read_weights
+from lightning_modules.converting.huggingface_files import CONFIG, one_line, read_config, read_weights
 from lightning_modules.converting.tensors import ForeignTensors, with_state
 from lightning_modules.model_folders import WEIGHTS
 
@@ -160,7 +160,7 @@ def encodec(fields: Mapping[str, Any], tensors: ForeignTensors, folder: Path, se
     try:
         theirs = EncodecConfig.from_dict(dict(fields))
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: not the config of an EnCodec: {error}") from error
+        raise InputError(f"{where}: not the config of an EnCodec: {one_line(error)}") from error
     wrong = [name for name, value in _FIXED.items() if getattr(theirs, name) != value]
     if wrong:
         raise InputError(
@@ -198,7 +198,7 @@ def _read_dac(fields: Mapping[str, Any], tensors: ForeignTensors, folder: Path) 
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     except (StrictDataclassError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: not the config of a DAC: {error}") from error
+        raise InputError(f"{where}: not the config of a DAC: {one_line(error)}") from error
     for name in _DAC_DERIVED:
         if (found := getattr(theirs, name)) != (wanted := getattr(plain, name)):
             raise InputError(f"{where}: {name} is {found!r}; only the {wanted!r} of its ratios and widths is converted")

@@ -72,12 +72,16 @@ def convert(
         if codebooks is not None or stereo:
             raise InputError("--codebooks and --stereo are for codecs; a language model has the codec of its codes")
     else:
-        model = first_codebooks(model, codebooks) if codebooks is not None else model
-        model = StereoCodec(model) if stereo else model
-    old = [file.name for file in Path(out).iterdir()] if there is not None else []
+        model = _shaped(model, codebooks, stereo)
+    old = [file.name for file in Path(out).iterdir() if _is_part(file.name, kind, to)] if there else []
     with whole_folder(out, CONFIG if to == "native" else HF_CONFIG, old) as folder:
         _write(folder, model, to, str(source), tell)
     return model
+
+
+def _shaped(codec: Codec, codebooks: int | None, stereo: bool) -> Codec:
+    codec = first_codebooks(codec, codebooks) if codebooks is not None else codec
+    return StereoCodec(codec) if stereo else codec
 
 
 def _write(folder: Path, model: Codec | ConvertedModel, to: Format, source: str, tell: Callable[[str], None]) -> None:
@@ -114,7 +118,12 @@ def _kind_there(out: Path, to: Format) -> str | None:
             kind = _LM if read_hf_config(out)["model_type"] in LANGUAGE_MODELS else _CODEC
     except InputError as error:
         raise InputError(f"{out}: is not empty, and no model's folder to replace; choose another") from error
-    other = [name for name in files if not any(fnmatch(name, pattern) for pattern in _FILES[kind, to])]
+    other = [name for name in files if not _is_part(name, kind, to)]
     if other:
         raise InputError(f"{out}: is not empty, and {min(other)} in it is not part of a {kind}; choose another folder")
     return kind
+
+
+def _is_part(name: str, kind: str, to: Format) -> bool:
+    """Whether a file or folder of this name belongs to such a model."""
+    return any(fnmatch(name, pattern) for pattern in _FILES[kind, to])

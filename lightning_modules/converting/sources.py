@@ -12,7 +12,7 @@ from lightning_modules.converting.codec_audiocraft import FILE, codec_name, read
 from lightning_modules.converting.codec_huggingface import read_huggingface
 from lightning_modules.converting.huggingface_files import CONFIG as HF_CONFIG
 from lightning_modules.converting.huggingface_files import HUB_NAME, INDEX, LANGUAGE_MODELS, read_config
-from lightning_modules.converting.lm_huggingface import read_huggingface_lm
+from lightning_modules.converting.lm_huggingface import checked_config, read_huggingface_lm
 from lightning_modules.converting.lm_names import Progress
 from lightning_modules.converting.lm_native import ConvertedModel, is_language_model, read_native
 from lightning_modules.model_folders import CONFIG
@@ -40,15 +40,17 @@ def read_model(source: str | Path, progress: Progress = lambda done, total: None
     name = str(source)
     if not HUB_NAME.fullmatch(name) or name.endswith(_FILE_ENDINGS):
         raise InputError(f"{name}: there is no such file or folder, and it is no name of the Hugging Face hub")
-    return _read_folder(_fetched(name), progress)
+    return _read_folder(fetched(name), progress)
 
 
-def _fetched(name: str) -> Path:
+def fetched(name: str) -> Path:
     """A model of the hub on this machine; its config first, so that no gigabytes are fetched to be refused."""
     folder = fetch(name, [HF_CONFIG])
     if not (folder / HF_CONFIG).is_file():
         return fetch(name, [lm_audiocraft.FILE, FILE])
-    if read_config(folder)["model_type"] in LANGUAGE_MODELS:
+    fields = read_config(folder)
+    if fields["model_type"] in LANGUAGE_MODELS:
+        checked_config(folder, fields)
         return fetch(name, [HF_CONFIG, "*.safetensors", INDEX, *_TOKENIZER])
     return fetch(name, [HF_CONFIG, "*.safetensors"])
 
@@ -100,5 +102,4 @@ def _codec_of(file: Path, name: str | None, lm: Path) -> Codec:
         raise InputError(f"{lm}: its codec is missing; put it beside, as {file.name} (audiocraft's export_encodec)")
     if not HUB_NAME.fullmatch(codec_name(name)):
         raise InputError(f"{lm}: its codec is {name!r}, which cannot be fetched; put it beside, as {file.name}")
-    found = read_huggingface(_fetched(codec_name(name)))
-    return found
+    return read_huggingface(fetched(codec_name(name)))
