@@ -105,7 +105,7 @@ WRONG = {
     "no such codec on the hub": "convert some/where out",
     "no target": "convert codec",
     "no such format": "convert codec out --to onnx",
-    "model for a codec to convert": "convert model out",
+    "codebooks of a language model": "convert model out --codebooks 2",
     "more codebooks than there are": "convert codec out --codebooks 5",
     "convert into a file": "convert codec file",
     "convert over a model": "convert codec model",

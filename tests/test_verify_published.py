@@ -1,4 +1,4 @@
-"""``mgl verify-published`` on checkpoints that transformers saved here: they agree, and where they do not it says so."""
+"""``mgl verify-published`` on checkpoints saved here: they agree, and where they do not it says so."""
 
 import pytest
 import torch
