@@ -14,15 +14,10 @@ import torch
 
 from datamodules.errors import InputError
 from lightning_modules.codec.folder import codec_folder, load_codec
-from lightning_modules.conditioning.conditioners import Conditioners
+from lightning_modules.conditioning.conditioners import Conditioners, build_conditioners
 from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
-from lightning_modules.conditioning.text import (
-    BYTES,
-    TextEncoder,
-    TextEncoderConfig,
-    build_text_encoder,
-    load_text_encoder,
-)
+from lightning_modules.conditioning.t5 import load_text_encoder
+from lightning_modules.conditioning.text import BYTES, TextEncoder, TextEncoderConfig
 from lightning_modules.generation.model import MusicModel
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
 from lightning_modules.model_folders import (
@@ -92,15 +87,6 @@ def load_model(
             f"{lm.config.codebooks} of {lm.config.entries}"
         )
     return MusicModel(lm.to(device, dtype).eval(), conditioners.to(device).eval(), codec, checksum, about=config)
-
-
-def build_conditioners(text: TextEncoderConfig | None, melody: MelodyConfig | None) -> Conditioners:
-    """Conditioners of these configs; a pretrained text encoder is loaded.
-
-    Raises:
-        InputError: it is not on this machine and cannot be fetched.
-    """
-    return Conditioners(build_text_encoder(text) if text else None, MelodyEncoder(melody) if melody else None)
 
 
 def _conditioners(folder: Path, config: Mapping[str, Any]) -> Conditioners:

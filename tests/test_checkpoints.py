@@ -13,6 +13,7 @@ from datamodules.errors import InputError
 from lightning_modules import checkpoints, model_folders
 from lightning_modules.checkpoints import load_model, save_model
 from lightning_modules.codec.folder import codec_checksum, load_codec, save_codec
+from lightning_modules.conditioning.conditioners import build_conditioners
 from lightning_modules.model_folders import read_config
 
 
@@ -55,7 +56,7 @@ def test_a_model_survives(model_folder):
 def test_a_frozen_encoder_is_named_rather_than_stored(tmp_path, codec_folder):
     tiny.text_encoder().save(tmp_path / "t5")
     text = type(tiny.TEXT)(name=str(tmp_path / "t5"))
-    encoder = checkpoints.build_conditioners(text, None)
+    encoder = build_conditioners(text, None)
     save_model(tmp_path / "m", tiny.language_model(), text, encoder, codec_folder, about={"licence": "none"})
     assert not (tmp_path / "m" / "text_encoder").exists()
     again = load_model(tmp_path / "m", dtype=torch.bfloat16)

@@ -8,8 +8,10 @@ import tiny
 import torch
 
 from datamodules.errors import InputError
+from lightning_modules.conditioning.conditioners import build_text_encoder
 from lightning_modules.conditioning.dropout import ConditionDropout
-from lightning_modules.conditioning.text import TextEncoderConfig, build_text_encoder, load_text_encoder
+from lightning_modules.conditioning.t5 import load_text_encoder
+from lightning_modules.conditioning.text import TextEncoderConfig
 from lightning_modules.lm.model import LanguageModelConfig
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig
@@ -122,7 +124,7 @@ def test_incomplete_tokenizer_is_refused(pretrained, monkeypatch):
         def from_pretrained(name, **options):
             return ["<pad>", "</s>"]
 
-    monkeypatch.setattr("lightning_modules.conditioning.text.AutoTokenizer", Stub)
+    monkeypatch.setattr("lightning_modules.conditioning.t5.AutoTokenizer", Stub)
     with pytest.raises(InputError, match="incomplete"):
         build_text_encoder(pretrained)
 

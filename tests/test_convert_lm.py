@@ -17,7 +17,7 @@ from experiments.__main__ import main
 from lightning_modules.checkpoints import load_model, save_model
 from lightning_modules.codec.folder import save_codec
 from lightning_modules.codec.stereo import StereoCodec
-from lightning_modules.conditioning.text import T5TextEncoder
+from lightning_modules.conditioning.t5 import T5TextEncoder
 from lightning_modules.converting.run import convert
 
 FRAMES = 11

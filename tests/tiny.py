@@ -12,10 +12,10 @@ import torch
 
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.encodec import EnCodec
-from lightning_modules.conditioning.conditioners import Conditioners
+from lightning_modules.conditioning.conditioners import Conditioners, build_text_encoder
 from lightning_modules.conditioning.conditions import Condition, Conditions
 from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
-from lightning_modules.conditioning.text import TextEncoderConfig, build_text_encoder
+from lightning_modules.conditioning.text import TextEncoderConfig
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
 
 RATE = 800  # Hz of the tiny codec; its hop is 8 samples: 100 frames a second

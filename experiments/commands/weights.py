@@ -38,7 +38,7 @@ def _known() -> dict[str, tuple[str, Callable[[], object]]]:
     """Name -> what it is, and what loads it: only what loads is there."""
 
     def text_encoder(name: str) -> Callable[[], object]:
-        from lightning_modules.conditioning.text import load_text_encoder
+        from lightning_modules.conditioning.t5 import load_text_encoder
 
         return lambda: load_text_encoder(name, trained=False)
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from datamodules.errors import InputError
 from lightning_modules.conditioning.conditions import Condition, Conditioner, Conditions
-from lightning_modules.conditioning.melody import NO_CLASS, MelodyEncoder
-from lightning_modules.conditioning.text import TextEncoder
+from lightning_modules.conditioning.melody import NO_CLASS, MelodyConfig, MelodyEncoder
+from lightning_modules.conditioning.text import BYTES, TextEncoder, TextEncoderConfig
 
 TEXT, MELODY = "text", "melody"
 
@@ -52,6 +52,33 @@ class Conditioners(nn.Module):
             items[TEXT] = self.text(texts)
         nulls = {name: one.null for name, one in self.by_name.items() if one.null is not None}
         return Conditions(items, nulls)
+
+
+def build_conditioners(text: TextEncoderConfig | None, melody: MelodyConfig | None) -> Conditioners:
+    """Conditioners of these configs: a byte-level text encoder is fresh, a pretrained one is loaded.
+
+    Raises:
+        InputError: it is not on this machine and cannot be fetched.
+    """
+    return Conditioners(build_text_encoder(text) if text else None, MelodyEncoder(melody) if melody else None)
+
+
+def build_text_encoder(config: TextEncoderConfig) -> TextEncoder:
+    """A fresh byte-level encoder, or a pretrained one.
+
+    Raises:
+        InputError: the pretrained encoder is not on this machine and cannot be fetched, or cannot be trained.
+    """
+    from lightning_modules.conditioning.clap import ClapTextEncoder
+    from lightning_modules.conditioning.t5 import fresh_byte_encoder, load_text_encoder
+
+    if config.kind == "clap":
+        if config.train:
+            raise InputError("text.train: a CLAP stays frozen, for training would part its texts from its sounds")
+        return ClapTextEncoder(config.name)
+    if config.name == BYTES:
+        return fresh_byte_encoder(config)
+    return load_text_encoder(config.name, trained=config.train)
 
 
 def require_conditions(names: Sequence[str], given: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from datamodules.errors import InputError
 from datamodules.features.chroma import PITCH_CLASSES
 from lightning_modules.conditioning.conditioners import MELODY, TEXT
 from lightning_modules.conditioning.melody import MelodyConfig
-from lightning_modules.conditioning.text import T5TextEncoder
+from lightning_modules.conditioning.t5 import T5TextEncoder
 from lightning_modules.converting.codec_huggingface import encodec
 from lightning_modules.converting.huggingface_files import (
     CONFIG,

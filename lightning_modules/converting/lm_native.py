@@ -16,7 +16,8 @@ from lightning_modules.codec.folder import load_codec, save_codec
 from lightning_modules.codec.stereo import StereoCodec
 from lightning_modules.conditioning.conditioners import MELODY, TEXT
 from lightning_modules.conditioning.melody import MelodyConfig
-from lightning_modules.conditioning.text import T5TextEncoder, TextEncoderConfig, load_text_encoder
+from lightning_modules.conditioning.t5 import T5TextEncoder, load_text_encoder
+from lightning_modules.conditioning.text import TextEncoderConfig
 from lightning_modules.converting.codec_prefix import first_codebooks
 from lightning_modules.converting.lm_names import Piece, Progress, read_state, tensor_shapes
 from lightning_modules.converting.tensors import ForeignTensors

@@ -15,7 +15,7 @@ from datamodules.features.chroma import PITCH_CLASSES, ChromaExtractor
 from lightning_modules.codec.dac import DAC
 from lightning_modules.codec.stereo import StereoCodec
 from lightning_modules.conditioning.conditioners import MELODY, TEXT
-from lightning_modules.conditioning.text import T5TextEncoder, load_text_encoder
+from lightning_modules.conditioning.t5 import T5TextEncoder, load_text_encoder
 from lightning_modules.converting.codec_huggingface import to_transformers
 from lightning_modules.converting.huggingface_files import HUB_NAME, silent_transformers
 from lightning_modules.converting.lm_huggingface import PROJECTIONS

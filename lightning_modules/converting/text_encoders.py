@@ -7,7 +7,8 @@ import torch
 
 from datamodules.errors import InputError
 from lightning_modules.checkpoints import TEXT_ENCODER
-from lightning_modules.conditioning.text import BYTES, T5TextEncoder, TextEncoderConfig
+from lightning_modules.conditioning.t5 import T5TextEncoder
+from lightning_modules.conditioning.text import BYTES, TextEncoderConfig
 from lightning_modules.converting.huggingface_files import CONFIG, HUB_NAME, one_line, silent_transformers
 from lightning_modules.converting.tensors import ForeignTensors
 

@@ -12,9 +12,9 @@ from torchmetrics import MeanMetric
 from datamodules.batches import TokenBatch
 from datamodules.errors import InputError
 from datamodules.tokens.store import TokenStore
-from lightning_modules.checkpoints import build_conditioners, save_model
+from lightning_modules.checkpoints import save_model
 from lightning_modules.codec.folder import codec_checksum
-from lightning_modules.conditioning.conditioners import Conditioners
+from lightning_modules.conditioning.conditioners import Conditioners, build_conditioners
 from lightning_modules.conditioning.dropout import ConditionDropout
 from lightning_modules.conditioning.melody import MelodyConfig
 from lightning_modules.conditioning.text import TextEncoderConfig

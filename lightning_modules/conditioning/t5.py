@@ -1,0 +1,123 @@
+"""T5 as a text encoder: frozen pretrained T5, FLAN-T5 and ByT5, and a byte-level T5 that is trained along.
+
+Shape letters: B items, L tokens, D width of the text encoder.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5EncoderModel
+
+from datamodules.errors import InputError
+from datamodules.hub import hub_reachable, quiet_transformers
+from lightning_modules.conditioning.conditions import Condition
+from lightning_modules.conditioning.text import BYTES, TextEncoder, TextEncoderConfig
+
+# Longest text in tokens; what is longer is cut. T5 was trained on 512, and a byte counts as a token.
+_MAX_TOKENS = {BYTES: 256}
+_DEFAULT_MAX_TOKENS = 512
+
+
+class T5TextEncoder(TextEncoder):
+    """A T5 encoder and its tokenizer: an embedding a token.
+
+    Args:
+        model: the encoder.
+        tokenizer: its tokenizer.
+        trained: whether its weights learn along with the language model.
+        max_tokens: what is longer is cut, and the first time said so.
+    """
+
+    def __init__(self, model: T5EncoderModel, tokenizer: Any, *, trained: bool, max_tokens: int) -> None:
+        super().__init__(dim=model.config.d_model, trained=trained)
+        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+        self._told = False
+        if not trained:
+            model.requires_grad_(False).eval()
+
+    def forward(self, given: Sequence[str]) -> Condition:
+        """B texts -> embeddings [B, L, D] and mask [B, L]; a text of white space alone is the null condition."""
+        device = self.model.device
+        tokens = self._tokens(list(given)).to(device)
+        mask = tokens["attention_mask"].bool()
+        mask = mask & torch.tensor([bool(text.strip()) for text in given], device=device)[:, None]
+        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
+            hidden = self.model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        embeddings: Tensor = hidden.last_hidden_state
+        return Condition(embeddings.masked_fill(~mask[..., None], 0), mask)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the encoder and its tokenizer in Hugging Face's layout."""
+        with quiet_transformers():
+            self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def train(self, mode: bool = True) -> "T5TextEncoder":
+        """A frozen encoder stays in evaluation mode: no dropout in what is not learnt."""
+        super().train(mode and self.trained)
+        return self
+
+    def _tokens(self, texts: list[str]) -> Any:
+        tokens = self.tokenizer(texts, padding=True, return_tensors="pt", verbose=False)
+        length = tokens["input_ids"].shape[1]
+        if length <= self.max_tokens:
+            return tokens
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                f"a text has {length} tokens; the encoder hears the first {self.max_tokens} of each", stacklevel=4
+            )
+        return self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+
+
+def fresh_byte_encoder(config: TextEncoderConfig) -> T5TextEncoder:
+    """A byte-level encoder of this shape, to be trained along."""
+    tokenizer = ByT5Tokenizer()
+    shape = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=config.dim,
+        d_kv=config.dim // config.heads,
+        d_ff=2 * config.dim,
+        num_layers=config.layers,
+        num_heads=config.heads,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5TextEncoder(T5EncoderModel(shape), tokenizer, trained=True, max_tokens=_MAX_TOKENS[BYTES])
+
+
+def load_text_encoder(name: str, *, trained: bool) -> T5TextEncoder:
+    """A T5 encoder with its tokenizer from a folder in Hugging Face's layout, or from the hub (or its cache).
+
+    Raises:
+        InputError: it is not there and cannot be fetched, or its tokenizer does not belong to it.
+    """
+    try:
+        try:
+            model, tokenizer = _from_pretrained(name, local=True)
+        except OSError:
+            if Path(name).is_dir() or not hub_reachable():
+                raise
+            model, tokenizer = _from_pretrained(name, local=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the text encoder {name} is not on this machine and there is no network; "
+            "run `make weights` where there is one (HF_HOME is the cache), or train with the byte-level one: TEXT=bytes"
+        ) from error
+    # Offline, some tokenizers come back with a handful of tokens and no error.
+    if len(tokenizer) < 256:
+        raise InputError(f"the tokenizer of {name} has only {len(tokenizer)} tokens: its files are incomplete")
+    bytewise = isinstance(tokenizer, ByT5Tokenizer)
+    return T5TextEncoder(
+        model, tokenizer, trained=trained, max_tokens=_MAX_TOKENS[BYTES] if bytewise else _DEFAULT_MAX_TOKENS
+    )
+
+
+def _from_pretrained(name: str, *, local: bool) -> tuple[T5EncoderModel, Any]:
+    with quiet_transformers():
+        model = T5EncoderModel.from_pretrained(name, local_files_only=local, dtype=torch.float32)
+        return model, AutoTokenizer.from_pretrained(name, local_files_only=local)
