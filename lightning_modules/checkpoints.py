@@ -39,6 +39,7 @@ def save_model(
     conditioners: Conditioners,
     codec: str | Path,
     about: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> None:
     """Writes a language model's folder, whole with its codec and whatever of the text encoder was trained.
 
@@ -49,6 +50,7 @@ def save_model(
         conditioners: its conditioners; a text encoder that was trained is saved along.
         codec: the codec's folder, or "embedded"; copied.
         about: kept in the config as it is: training record, licence, ...
+        half: stores the language model in float16.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,8 @@ def save_model(
         shutil.copytree(source, folder / "codec", dirs_exist_ok=True)
     melody = asdict(conditioners.melody.config) if conditioners.melody is not None else None
     config = {"lm": asdict(lm.config), "text": asdict(text) if text else None, "melody": melody}
-    write_folder(folder, lm.state_dict(), {"kind": "language_model", **config, **(about or {})})
+    state = {name: tensor.half() if half else tensor for name, tensor in lm.state_dict().items()}
+    write_folder(folder, state, {"kind": "language_model", **config, **(about or {})})
 
 
 def load_model(

@@ -36,6 +36,16 @@ def test_the_newest_checkpoint_is_exported_with_its_averaged_weights(tmp_path, f
     assert load_codec(tmp_path / "out").config == load_codec(finished / "model").config
 
 
+def test_half_the_size_and_nearly_the_same(tmp_path, finished):
+    run("export", ["--run", str(finished), "--out", str(tmp_path / "half"), "--half", "true"])
+    halved, whole = (load_file(folder / "model.safetensors") for folder in (tmp_path / "half", finished / "model"))
+    assert all(tensor.dtype == torch.float16 for tensor in halved.values() if tensor.is_floating_point())
+    codecs = [load_codec(folder) for folder in (tmp_path / "half", finished / "model")]
+    for name, tensor in codecs[1].state_dict().items():
+        torch.testing.assert_close(codecs[0].state_dict()[name].float(), tensor.float(), atol=2e-3, rtol=2e-3)
+    assert set(halved) < set(whole)
+
+
 def test_what_is_no_run_is_refused(tmp_path, finished):
     with pytest.raises(InputError, match=r"checkpoints/last\.ckpt is missing"):
         run("export", ["--run", str(tmp_path), "--out", str(tmp_path / "out")])

@@ -1,7 +1,7 @@
 """``mgl export``: a model folder out of a run that has not ended."""
 
 
-def export(run: str, out: str) -> None:
+def export(run: str, out: str, half: bool = False) -> None:
     """Writes the model of a run's newest checkpoint, with its averaged weights, as a model folder.
 
     A run that comes to its end does this by itself; meanwhile, or after an interruption, one can listen to how far it
@@ -10,6 +10,7 @@ def export(run: str, out: str) -> None:
     Args:
         run: folder of the run.
         out: folder to write.
+        half: stores float16, half the size, for a model that is sent around.
     """
     from pathlib import Path
 
@@ -29,5 +30,5 @@ def export(run: str, out: str) -> None:
     average = next(callback for callback in callbacks if isinstance(callback, WeightAverage))
     average.load_state_dict(state["callbacks"][average.state_key])
     with average.applied(module):
-        module.export(require_folder(out))  # type: ignore[operator]
+        module.export(require_folder(out), *([half] if half else []))  # type: ignore[operator]
     print(f"step {state['global_step']:,} of {run}: {out}")

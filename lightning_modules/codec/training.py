@@ -179,9 +179,9 @@ class CodecTraining(LightningModule):
         """Goes on with the quantizer's training where it was."""
         self.codec.quantizer.load_training_state(checkpoint["quantizer"])
 
-    def export(self, folder: str | Path) -> None:
-        """Writes the codec as a codec folder."""
-        save_codec(folder, self.codec)
+    def export(self, folder: str | Path, half: bool = False) -> None:
+        """Writes the codec as a codec folder, in float16 if asked to."""
+        save_codec(folder, self.codec, half=half)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine over the run's ``max_steps``, for the codec and for the discriminators."""

@@ -136,9 +136,9 @@ class LanguageModelTraining(LightningModule):
             metric.reset()
         self.log("valid/ce", values.mean(), prog_bar=True)
 
-    def export(self, folder: str | Path) -> None:
-        """Writes the model as a model folder, with its codec."""
-        save_model(folder, self.lm, self.text, self.conditioners, self.codec)
+    def export(self, folder: str | Path, half: bool = False) -> None:
+        """Writes the model as a model folder, with its codec; the language model in float16 if asked to."""
+        save_model(folder, self.lm, self.text, self.conditioners, self.codec, half=half)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine over the run's ``max_steps``."""
