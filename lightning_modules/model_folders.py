@@ -26,6 +26,7 @@ def write_folder(folder: str | Path, state: Mapping[str, Tensor], config: Mappin
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
     save_file(tensors, folder / (WEIGHTS + ".partial"))
+    (folder / (WEIGHTS + ".partial")).chmod(0o644)  # safetensors writes for its owner alone; a team reads a model
     (folder / (WEIGHTS + ".partial")).replace(folder / WEIGHTS)
     partial = folder / (CONFIG + ".partial")
     partial.write_text(yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
