@@ -203,3 +203,25 @@ def test_initial_weights_follow_the_rule():
         check(block.ff_in.weight, 128, depth)
         check(block.ff_out.weight, 512, depth)
     assert all((p == 0).all() for name, p in model.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7])
+def test_recomputed_activations_change_nothing(every):
+    """Loss and gradients bit for bit, and less is kept between forward and backward."""
+    codes, given = tiny.codes(2, 6), tiny.conditions([4, 2])
+
+    def trained(recompute):
+        model, kept = tiny.language_model(layers=5), []
+        model.transformer.recompute = recompute
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            logits, targets = model.teacher_forced(codes, given)
+        sums, counts = cross_entropy_sums(logits, targets, 16)
+        codebook_means(sums, counts)[0].mean().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}, sum(kept), model
+
+    plain, all_of_it, model = trained(0)
+    again, less, _ = trained(every)
+    assert all(torch.equal(gradient, again[name]) for name, gradient in plain.items())
+    assert less < all_of_it
+    with torch.no_grad():
+        model.logits(codes, given)  # without gradients there is nothing to recompute
