@@ -116,7 +116,7 @@ def _write(folder: Path, prompt: Prompt, wav: Tensor, model: MusicModel, options
     write_audio(path, wav, rate)
     facts = {"seed": prompt.seed, "model": model.checksum, **asdict(options)}
     if prompt.melody is not None:
-        facts["melody"] = str(prompt.melody)
+        facts["melody"] = str(prompt.melody.resolve())
     return Track(prompt.id, path, wav.shape[-1] / rate, rate, prompt.caption, facts=facts)
 
 

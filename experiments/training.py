@@ -157,7 +157,9 @@ def _demo_tokens(codec: str, dry: bool) -> tuple[TokenStore, str]:
 def _plan(recipe: dict[str, Any], store: TokenStore) -> Plan:
     model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
     shape = LanguageModelConfig(**{**model["lm"], "codebooks": store.codebooks, "entries": store.entries})
-    text = model["text"]
+    text = model.get("text")
+    if text is None:
+        raise InputError("no text encoder was chosen; TEXT= names one: t5, flan_t5, clap, bytes (melody comes on top)")
     width = text["dim"] if text["name"] == BYTES else _WIDTHS[text.get("kind", "t5")]
     dims = {name: {"text": width, "melody": PITCH_CLASSES}[name] for name in shape.conditions}
     frames = round(data["seconds"] * store.frame_rate)

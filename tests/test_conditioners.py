@@ -2,10 +2,12 @@
 
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from datamodules.errors import InputError
 from lightning_modules.conditioning.conditioners import build_text_encoder
@@ -143,3 +145,37 @@ def test_conditions_are_dropped_together_and_apart():
     assert torch.equal(left["melody"].embeddings[:, 0, 7] == 0, melody)
     with pytest.raises(InputError, match="attribute_dropout of 'melody': the model hears text"):
         training(attribute_dropout={"melody": 0.5})
+
+
+def test_what_is_no_t5_is_refused_rather_than_drawn_at_random(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=300, **shape)).save_pretrained(tmp_path / "bert")
+    tiny.text_encoder().tokenizer.save_pretrained(tmp_path / "bert")
+    with pytest.raises(InputError, match="of kind 'bert', which is no T5"):
+        build_text_encoder(TextEncoderConfig(str(tmp_path / "bert")))
+
+
+def test_tensors_that_are_missing_are_not_drawn_at_random(pretrained):
+    (file,) = Path(pretrained.name).glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors["encoder.block.0.layer.0.SelfAttention.q.weight"]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(InputError, match="1 tensors of a T5 encoder are not in it"):
+        build_text_encoder(pretrained)
+
+
+def test_a_damaged_encoder_is_said_to_be(pretrained):
+    (file,) = Path(pretrained.name).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match="incomplete or damaged; fetch it again"):
+        build_text_encoder(pretrained)
+
+
+def test_a_frozen_encoder_is_in_float32_in_any_run(pretrained):
+    """Else a model would be trained on other texts' embeddings than it generates from."""
+    encoder = build_text_encoder(pretrained)
+    plain = encoder(["a calm piano"]).embeddings
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encoder(["a calm piano"]).embeddings, plain)

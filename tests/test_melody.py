@@ -332,3 +332,33 @@ def test_training_hears_the_stores_melodies(tmp_path):
     assert module.lm.projections["melody"].weight.grad.abs().max() > 0
     batch.chroma = (batch.chroma + 5) % 12
     assert module.training_step(batch, 0) != loss
+
+
+def test_blank_texts_are_one_and_the_same(model):
+    """Six spaces have six tokens, all of them hidden: nothing of them may be heard, alone or beside others."""
+    options = {"greedy": True, "guidance": 1.0}
+    (alone,) = model.generate_codes(["      "], 0.05, **options)
+    together = model.generate_codes(["", "      ", "piano"], 0.05, **options)
+    assert torch.equal(together[0], alone)
+    assert torch.equal(together[1], alone)
+    together[0][:, 0] = 3  # codes can be worked on
+
+
+def test_a_model_without_any_condition_generates(tmp_path):
+    save_codec(tmp_path / "codec", tiny.codec())
+    from lightning_modules.conditioning.conditioners import Conditioners
+
+    save_model(tmp_path / "free", tiny.language_model(cross=()), None, Conditioners(None), tmp_path / "codec")
+    free = load_model(tmp_path / "free")
+    one, two = free.generate_codes(["a", "b"], 0.2)
+    assert not torch.equal(one, two)
+    assert torch.equal(free.generate_codes(["a"], 0.2, guidance=1.0)[0], one)
+    with pytest.raises(InputError, match="hears none"):
+        free.generate_codes(["a"], 0.2, negative="noise")
+
+
+def test_prompts_are_a_list(model):
+    with pytest.raises(InputError, match=r"\['calm piano'\]"):
+        model.generate("calm piano")
+    with pytest.raises(InputError, match="2 ids for 1 prompts"):
+        model.generate(["calm piano"], ids=["a", "b"])

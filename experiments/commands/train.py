@@ -25,7 +25,8 @@ def train(
         data: a token store, or a manifest, which is encoded first with the codec.
         codec: folder of the codec, or "embedded".
         pattern: how codebooks are interleaved: a layer of pattern/.
-        text: "t5" (the paper's) or "bytes"; by default t5, bytes in a rehearsal.
+        text: a layer of conditioning/: "t5" (the paper's), "flan_t5", "clap" or "bytes"; by default t5, bytes in a
+            rehearsal.
         cluster: a layer of cluster/; by default gpus where there are any, else cpu.
         seed: of initialisation, data order and dropout.
         run: folder of the run; by default runs/SIZE-PATTERN-TEXT-sSEED.

@@ -9,12 +9,14 @@ def weights(only: str = "") -> None:
     What is there already is not fetched again. HF_HOME says where the Hugging Face cache is.
 
     Args:
-        only: a few of them, with commas between: t5, flan_t5, clap, demucs; by default all.
+        only: a few of them, with commas between: t5, flan_t5, clap, demucs, or any other T5 by its id on the hub
+            (google/flan-t5-xl); by default all.
     """
     from datamodules.errors import InputError
 
     known = _known()
     chosen = [name.strip() for name in only.split(",")] if only else list(known)
+    known |= {name: ("a T5 encoder", _text_encoder(name)) for name in chosen if "/" in name}
     for name in chosen:
         if name not in known:
             raise InputError(f"there are no weights {name!r}; choose of {', '.join(known)}")
@@ -37,11 +39,6 @@ def weights(only: str = "") -> None:
 def _known() -> dict[str, tuple[str, Callable[[], object]]]:
     """Name -> what it is, and what loads it: only what loads is there."""
 
-    def text_encoder(name: str) -> Callable[[], object]:
-        from lightning_modules.conditioning.t5 import load_text_encoder
-
-        return lambda: load_text_encoder(name, trained=False)
-
     def clap() -> object:
         from datamodules.features.clap import load_clap
 
@@ -53,8 +50,14 @@ def _known() -> dict[str, tuple[str, Callable[[], object]]]:
         return load_separator()
 
     return {
-        "t5": ("google-t5/t5-base, the paper's text encoder", text_encoder("google-t5/t5-base")),
-        "flan_t5": ("google/flan-t5-base", text_encoder("google/flan-t5-base")),
+        "t5": ("google-t5/t5-base, the paper's text encoder", _text_encoder("google-t5/t5-base")),
+        "flan_t5": ("google/flan-t5-base", _text_encoder("google/flan-t5-base")),
         "clap": ("laion/larger_clap_music", clap),
         "demucs": ("htdemucs, which takes drums and bass out of melodies", demucs),
     }
+
+
+def _text_encoder(name: str) -> Callable[[], object]:
+    from lightning_modules.conditioning.t5 import load_text_encoder
+
+    return lambda: load_text_encoder(name, trained=False)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from datamodules.features.clap import load_clap
 
+from datamodules.features.clap import load_clap
 from lightning_modules.conditioning.conditions import Condition
 from lightning_modules.conditioning.text import TextEncoder
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5EncoderModel
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedConfig, T5Config, T5EncoderModel
 
 from datamodules.errors import InputError
 from datamodules.hub import hub_reachable, quiet_transformers
@@ -20,6 +21,8 @@ from lightning_modules.conditioning.text import BYTES, TextEncoder, TextEncoderC
 # Longest text in tokens; what is longer is cut. T5 was trained on 512, and a byte counts as a token.
 _MAX_TOKENS = {BYTES: 256}
 _DEFAULT_MAX_TOKENS = 512
+_FEWEST_TOKENS = 256
+_KINDS = ("t5", "mt5", "umt5")  # FLAN-T5 and ByT5 are "t5" too
 
 
 class T5TextEncoder(TextEncoder):
@@ -45,7 +48,11 @@ class T5TextEncoder(TextEncoder):
         tokens = self._tokens(list(given)).to(device)
         mask = tokens["attention_mask"].bool()
         mask = mask & torch.tensor([bool(text.strip()) for text in given], device=device)[:, None]
-        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
+        # A frozen encoder is in float32 whatever the precision of the run, as it is when clips are generated; and T5
+        # overflows in float16.
+        mixed = self.trained and torch.is_autocast_enabled(device.type)
+        grad = torch.set_grad_enabled(self.trained and torch.is_grad_enabled())
+        with grad, torch.autocast(device.type, enabled=mixed):
             hidden = self.model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
         embeddings: Tensor = hidden.last_hidden_state
         return Condition(embeddings.masked_fill(~mask[..., None], 0), mask)
@@ -90,27 +97,34 @@ def fresh_byte_encoder(config: TextEncoderConfig) -> T5TextEncoder:
     return T5TextEncoder(T5EncoderModel(shape), tokenizer, trained=True, max_tokens=_MAX_TOKENS[BYTES])
 
 
+class _IncompleteError(OSError):
+    """Files that are there and do not make a T5 encoder: another place may have the whole of it."""
+
+
 def load_text_encoder(name: str, *, trained: bool) -> T5TextEncoder:
     """A T5 encoder with its tokenizer from a folder in Hugging Face's layout, or from the hub (or its cache).
 
     Raises:
-        InputError: it is not there and cannot be fetched, or its tokenizer does not belong to it.
+        InputError: it is not there and cannot be fetched, is no T5, or its files are damaged or not all there.
     """
+    local = Path(name).is_dir()
     try:
         try:
             model, tokenizer = _from_pretrained(name, local=True)
-        except OSError:
-            if Path(name).is_dir() or not hub_reachable():
+        except (OSError, ValueError, SafetensorError):
+            if local or not hub_reachable():
                 raise
             model, tokenizer = _from_pretrained(name, local=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the text encoder {name} is not on this machine and there is no network; "
-            "run `make weights` where there is one (HF_HOME is the cache), or train with the byte-level one: TEXT=bytes"
-        ) from error
-    # Offline, some tokenizers come back with a handful of tokens and no error.
-    if len(tokenizer) < 256:
-        raise InputError(f"the tokenizer of {name} has only {len(tokenizer)} tokens: its files are incomplete")
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = f" ({error})" if isinstance(error, _IncompleteError) else ""
+        if local or reason:
+            message = f"the text encoder {name}: its files are incomplete or damaged{reason}; fetch it again"
+        else:
+            message = (
+                f"the text encoder {name} is not on this machine and cannot be fetched; run `make weights` where there "
+                "is a network (HF_HOME is the cache), or train with the byte-level one: TEXT=bytes"
+            )
+        raise InputError(message) from error
     bytewise = isinstance(tokenizer, ByT5Tokenizer)
     return T5TextEncoder(
         model, tokenizer, trained=trained, max_tokens=_MAX_TOKENS[BYTES] if bytewise else _DEFAULT_MAX_TOKENS
@@ -119,5 +133,18 @@ def load_text_encoder(name: str, *, trained: bool) -> T5TextEncoder:
 
 def _from_pretrained(name: str, *, local: bool) -> tuple[T5EncoderModel, Any]:
     with quiet_transformers():
-        model = T5EncoderModel.from_pretrained(name, local_files_only=local, dtype=torch.float32)
-        return model, AutoTokenizer.from_pretrained(name, local_files_only=local)
+        kind = PreTrainedConfig.get_config_dict(name, local_files_only=local)[0].get("model_type")
+        if kind not in _KINDS:
+            raise _IncompleteError(f"they are of a model of kind {kind!r}, which is no T5")
+        loaded: Any = T5EncoderModel.from_pretrained(
+            name, local_files_only=local, dtype=torch.float32, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+    model, said = loaded
+    # They would be drawn at random, with a warning.
+    if said["missing_keys"]:
+        raise _IncompleteError(f"{len(said['missing_keys'])} tensors of a T5 encoder are not in it")
+    # Offline, some tokenizers come back with a handful of tokens and no error.
+    if len(tokenizer) < _FEWEST_TOKENS:
+        raise _IncompleteError(f"its tokenizer has only {len(tokenizer)} tokens")
+    return model, tokenizer

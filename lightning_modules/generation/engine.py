@@ -47,7 +47,8 @@ def generate_codes(
     cache = lm.transformer.new_cache(versions * len(seeds), context.places + total - 1)
     for step in range(1, total):
         inputs = sequence[..., step - 1 : step].repeat(versions, 1, 1)
-        logits = branches.mix(lm(inputs, context, cache)[:, :, 0])
+        # In float32, as transformers mixes: guidance enlarges every rounding.
+        logits = branches.mix(lm(inputs, context, cache)[:, :, 0].float())
         codes = draw(logits, uniform[..., step], sampling)
         sequence[..., step] = torch.where(present[:, step], codes, pattern.special)
         progress(step, total - 1)

@@ -113,8 +113,12 @@ class MusicModel:
         Raises:
             InputError: no prompts, a duration shorter than a frame, or an option out of range.
         """
+        if isinstance(prompts, str):
+            raise InputError(f"prompts are a list of texts: [{prompts!r}]")
         if not prompts:
             raise InputError("there is nothing to generate: no prompts were given")
+        if ids is not None and len(ids) != len(prompts):
+            raise InputError(f"there are {len(ids)} ids for {len(prompts)} prompts; give one each")
         frames = ceil(duration * self.codec.frame_rate - 1e-6)
         if frames < 1:
             raise InputError(f"a duration of {duration} s is shorter than one frame ({1 / self.codec.frame_rate:g} s)")
@@ -127,10 +131,10 @@ class MusicModel:
         groups = versions.groups() if self._padding_matters else [torch.arange(len(prompts))]
         made = [torch.empty(0)] * len(prompts)
         for number, items in enumerate(groups):
-            part = versions.select(items) if len(groups) > 1 else versions
+            part = versions.select(items) if self._padding_matters else versions
             told = _share(progress, number, len(groups))
             codes = generate_codes(self.lm, part, frames, [seeds[item] for item in items.tolist()], sampling, told)
-            for item, one in zip(items.tolist(), codes, strict=True):
+            for item, one in zip(items.tolist(), codes.clone(), strict=True):
                 made[item] = one
         return made
 

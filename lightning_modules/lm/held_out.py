@@ -52,14 +52,20 @@ def held_out(
     Both columns are summed over the same codes: those that the pattern's trimmed sequence predicts.
 
     Raises:
-        InputError: the store was written by another codec than the model's.
+        InputError: the store was written by another codec than the model's, its melodies were heard otherwise, or
+            windows are shorter than a frame.
     """
     if store.codec != model.codec.checksum:
         raise InputError(
             f"{store.folder}: the tokens come from codec {store.codec[:12]}, the model was trained on "
             f"{model.codec.checksum[:12]}; write a store with the model's own codec"
         )
-    frames = round(seconds * store.frame_rate)
+    melody, frames = model.conditioners.melody, round(seconds * store.frame_rate)
+    if melody is not None and melody.config.stems != store.header.stems:
+        heard = store.header.stems or "the full mix"
+        raise InputError(f"{store.folder}: its melodies were heard in {heard}, the model's are not")
+    if frames < 1:
+        raise InputError(f"windows of {seconds} s are shorter than a frame; give more --seconds")
     windows = [(track, start) for track in store.split(split) for start in range(0, track.frames, frames)]
     log_probabilities = unigram_log_probabilities(store).to(model.lm.embedding.weight.device)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []

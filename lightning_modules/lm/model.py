@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from datamodules.errors import InputError
 from lightning_modules.conditioning.conditioners import require_conditions
 from lightning_modules.conditioning.conditions import Conditions
 from lightning_modules.lm.patterns import build_pattern
@@ -31,7 +32,7 @@ class LanguageModelConfig:
         prefix: conditions that stand before the sequence, in this order; the melody models' are melody, then text.
         mask_padded_text: whether padded places are hidden from attention, as transformers does in cross-attention. With
             false they are zeros that take their share of it: so does audiocraft, and both do in a prefix. Without
-            padding both are the same.
+            padding both are the same, but for a prefix that has lost its text.
     """
 
     dim: int = 1024
@@ -65,6 +66,8 @@ class LanguageModel(nn.Module):
     def __init__(self, config: LanguageModelConfig, dims: Mapping[str, int]) -> None:
         super().__init__()
         require_conditions(config.conditions, dims)
+        if config.heads < 1 or config.dim % config.heads or config.dim < 4:
+            raise InputError(f"lm.dim of {config.dim} does not make {config.heads} heads; give a multiple, 4 or more")
         self.config = config
         self.pattern = build_pattern(config.pattern, config.codebooks, special=config.entries)
         # One table and one product for all codebooks: codebook k owns rows k (V + 1) ... of the embedding (the last is

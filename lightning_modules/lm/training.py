@@ -63,6 +63,8 @@ class LanguageModelTraining(LightningModule):
         trained = [one for one in conditioners.by_name.values() if one.trained]
         self.trained_conditioners = nn.ModuleList(trained)
         self.lm = LanguageModel(lm, conditioners.dims)
+        if recompute < 0:
+            raise InputError(f"recompute is {recompute}; give 0 for none, or every how many blocks")
         self.lm.transformer.recompute = recompute
         self.valid_ce: Sequence[MeanMetric] = nn.ModuleList([MeanMetric() for _ in range(lm.codebooks)])  # type: ignore[assignment]
         unknown = set(self.dropout.each) - set(lm.conditions)
@@ -107,6 +109,10 @@ class LanguageModelTraining(LightningModule):
 
     def on_fit_start(self) -> None:
         """Brings the frozen conditioners, which no strategy moves, to the device."""
+        self.conditioners.to(self.device)
+
+    def on_validation_start(self) -> None:
+        """The same for a validation without training."""
         self.conditioners.to(self.device)
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
