@@ -1,6 +1,7 @@
 """The language model, against transformers' MusicGen and against itself."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -69,6 +70,25 @@ def test_logits_equal_transformers(peer_and_ours):
     mine = ours(sequence, ours.context(given))
     assert mine.std() > 0.5  # weights that say something
     torch.testing.assert_close(mine.reshape(9, -1, 16), theirs, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_that_is_heard_equals_transformers(peer_and_ours):
+    """audiocraft's way, for which transformers needs states of zeros and a mask that hides none of them."""
+    peer, ours = peer_and_ours
+    given = tiny.conditions([7, 3, 5], dim=24)
+    sequence = ours.pattern.build(tiny.codes(3, 11, codebooks=3))
+    embeddings, mask = given["text"]
+    projected = F.linear(embeddings, ours.projections["text"].weight, ours.projections["text"].bias) * mask[..., None]
+    theirs = peer(
+        input_ids=sequence.reshape(9, -1), encoder_hidden_states=projected, encoder_attention_mask=torch.ones(3, 7)
+    ).logits
+    hidden, config = ours(sequence, ours.context(given)), ours.config
+    ours.config = replace(config, mask_padded_text=False)
+    heard = ours(sequence, ours.context(given))
+    ours.config = config
+    torch.testing.assert_close(heard.reshape(9, -1, 16), theirs, atol=1e-5, rtol=1e-5)
+    assert (heard - hidden).abs().amax((1, 2, 3))[1:].min() > 1e-3
 
 
 @torch.no_grad()

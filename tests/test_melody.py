@@ -16,6 +16,7 @@ from datamodules.tokens.store import TokenStore
 from experiments.__main__ import run
 from lightning_modules.checkpoints import load_model, save_model
 from lightning_modules.codec.folder import save_codec
+from lightning_modules.conditioning.dropout import ConditionDropout
 from lightning_modules.conditioning.melody import NO_CLASS, MelodyConfig, MelodyEncoder
 from lightning_modules.generation.engine import generate_codes
 from lightning_modules.generation.guidance import branches
@@ -362,3 +363,18 @@ def test_prompts_are_a_list(model):
         model.generate("calm piano")
     with pytest.raises(InputError, match="2 ids for 1 prompts"):
         model.generate(["calm piano"], ids=["a", "b"])
+
+
+def test_dropping_everything_is_the_null_branch_that_is_decoded():
+    """Training's dropout with p = 1, rows made by hand, and the rows of guidance's other half: bit for bit."""
+    conditions = given(lengths=(4, 2))
+    dropped = ConditionDropout(1.0)(conditions, torch.arange(2))
+    decoded = branches(conditions, NAMES, 3.0).conditions
+    for name, by_hand in (
+        ("melody", torch.eye(12)[0].expand(2, 6, 12)),
+        ("text", torch.zeros_like(conditions["text"].embeddings)),
+    ):
+        mask = torch.full((2, by_hand.shape[1]), name == "melody")
+        for embeddings, shown in (dropped[name], (part[2:] for part in decoded[name])):
+            assert torch.equal(embeddings, by_hand)
+            assert torch.equal(shown, mask)
