@@ -378,3 +378,18 @@ def test_dropping_everything_is_the_null_branch_that_is_decoded():
         for embeddings, shown in (dropped[name], (part[2:] for part in decoded[name])):
             assert torch.equal(embeddings, by_hand)
             assert torch.equal(shown, mask)
+
+
+def test_a_file_is_heard_once_and_named_where_it_has_no_melody(model, tmp_path, monkeypatch):
+    tune, silence = tmp_path / "tune.wav", tmp_path / "silence.wav"
+    soundfile.write(tune, scale(2.0, [4, 9])[0], RATE)
+    soundfile.write(silence, np.zeros(RATE), RATE)
+    heard, whole = [], model.conditioners.melody.classes
+    monkeypatch.setattr(model.conditioners.melody, "classes", lambda *given: heard.append(1) or whole(*given))
+    conditions = model.conditions(["a", "b", "c"], melody=[tune, None, str(tune)])
+    assert len(heard) == 2
+    melody = conditions["melody"].embeddings
+    assert torch.equal(melody[0], melody[2])
+    assert not torch.equal(melody[0], melody[1])
+    with pytest.raises(InputError, match=r"silence\.wav: the melody is silent"):
+        model.conditions(["a"], melody=silence)

@@ -69,11 +69,20 @@ class MusicModel:
         if encoder is None:
             raise InputError("this model hears no melody; leave it out, or take a melody model")
         rate = self.codec.sample_rate
-        wavs = [
-            read_audio(given, sample_rate=rate, channels=1) if isinstance(given, str | Path) else given
-            for given in melodies
-        ]
-        return encoder.classes(wavs, rate)
+        heard: dict[str, Tensor] = {}  # a file that several prompts follow is separated once
+        rows = []
+        for given in melodies:
+            if not isinstance(given, str | Path):
+                rows.append(encoder.classes([given], rate))
+                continue
+            if str(given) not in heard:
+                wav = read_audio(given, sample_rate=rate, channels=1)
+                try:
+                    heard[str(given)] = encoder.classes([wav], rate)
+                except InputError as error:
+                    raise InputError(f"{given}: {error}") from error
+            rows.append(heard[str(given)])
+        return torch.cat(rows)
 
     def generate_codes(
         self,
