@@ -57,37 +57,38 @@ def peer_and_ours():
     return peer, ours
 
 
-@torch.no_grad()
-def test_logits_equal_transformers(peer_and_ours):
-    peer, ours = peer_and_ours
+def asked(peer, ours, shown=None):
+    """A sequence, conditions of which some are padded, and the peer's logits; it attends to the text or ``shown``."""
     given = tiny.conditions([7, 3, 5], dim=24)
     sequence = ours.pattern.build(tiny.codes(3, 11, codebooks=3))
     embeddings, mask = given["text"]
     projected = F.linear(embeddings, ours.projections["text"].weight, ours.projections["text"].bias) * mask[..., None]
+    attended = mask.long() if shown is None else shown
     theirs = peer(
-        input_ids=sequence.reshape(9, -1), encoder_hidden_states=projected, encoder_attention_mask=mask.long()
+        input_ids=sequence.reshape(9, -1), encoder_hidden_states=projected, encoder_attention_mask=attended
     ).logits
+    return sequence, given, theirs.view(3, 3, -1, 16)
+
+
+@torch.no_grad()
+def test_logits_equal_transformers(peer_and_ours):
+    peer, ours = peer_and_ours
+    sequence, given, theirs = asked(peer, ours)
     mine = ours(sequence, ours.context(given))
     assert mine.std() > 0.5  # weights that say something
-    torch.testing.assert_close(mine.reshape(9, -1, 16), theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_padding_that_is_heard_equals_transformers(peer_and_ours):
     """audiocraft's way, for which transformers needs states of zeros and a mask that hides none of them."""
     peer, ours = peer_and_ours
-    given = tiny.conditions([7, 3, 5], dim=24)
-    sequence = ours.pattern.build(tiny.codes(3, 11, codebooks=3))
-    embeddings, mask = given["text"]
-    projected = F.linear(embeddings, ours.projections["text"].weight, ours.projections["text"].bias) * mask[..., None]
-    theirs = peer(
-        input_ids=sequence.reshape(9, -1), encoder_hidden_states=projected, encoder_attention_mask=torch.ones(3, 7)
-    ).logits
+    sequence, given, theirs = asked(peer, ours, shown=torch.ones(3, 7))
     hidden, config = ours(sequence, ours.context(given)), ours.config
     ours.config = replace(config, mask_padded_text=False)
     heard = ours(sequence, ours.context(given))
     ours.config = config
-    torch.testing.assert_close(heard.reshape(9, -1, 16), theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(heard, theirs, atol=1e-5, rtol=1e-5)
     assert (heard - hidden).abs().amax((1, 2, 3))[1:].min() > 1e-3
 
 
@@ -135,7 +136,7 @@ def test_steps_over_a_cache_equal_one_pass(prompt):
     cache = model.transformer.new_cache(2, sequence.shape[2])
     parts = [model(sequence[..., :prompt], context, cache)]
     rest = range(prompt, sequence.shape[2])
-    parts += [model(sequence[..., step : step + 1], context, cache, last=True) for step in rest]
+    parts += [model(sequence[..., step : step + 1], context, cache) for step in rest]
     torch.testing.assert_close(torch.cat(parts, 2), model(sequence, context), atol=1e-5, rtol=1e-5)
 
 

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from datamodules.errors import InputError
-from datamodules.features.chroma import ChromaExtractor, chroma_one_hot
+from datamodules.features.chroma import NO_CLASS, ChromaExtractor, chroma_one_hot
 from datamodules.manifest import read_manifest
 from datamodules.tokens import Collate, TokenDataModule
 from datamodules.tokens.store import TokenStore
@@ -17,7 +17,7 @@ from experiments.__main__ import run
 from lightning_modules.checkpoints import load_model, save_model
 from lightning_modules.codec.folder import save_codec
 from lightning_modules.conditioning.dropout import ConditionDropout
-from lightning_modules.conditioning.melody import NO_CLASS, MelodyConfig, MelodyEncoder
+from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
 from lightning_modules.generation.engine import generate_codes
 from lightning_modules.generation.guidance import branches
 from lightning_modules.generation.sampling import Sampling

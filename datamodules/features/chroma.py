@@ -16,6 +16,7 @@ PITCH_CLASSES = 12
 # A frame whose strongest class lies below this is silence (about -94 dB below a full-scale sine). The same constant
 # is the epsilon of the frame-wise normalisation, so only silent frames have a largest value under one.
 SILENCE = 1e-6
+NO_CLASS = 255  # in place of a silent frame's pitch class
 
 
 @lru_cache(maxsize=8)
@@ -118,3 +119,8 @@ def chroma_one_hot(chroma: Tensor, *, silent_class: int | None = 0) -> Tensor:
     filler = torch.zeros_like(one_hot)
     filler[..., silent_class] = 1
     return torch.where(silent, filler, one_hot)
+
+
+def strongest_class(chroma: Tensor) -> Tensor:
+    """Chroma [..., T, P] -> [..., T] uint8, the strongest class of each frame; 255 where it is silent."""
+    return torch.where(chroma.amax(-1) < 1, NO_CLASS, chroma.argmax(-1)).to(torch.uint8)

@@ -24,13 +24,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.errors import InputError
+from datamodules.features.chroma import NO_CLASS
 from datamodules.storage import Folder, StorageError, open_folder
 from datamodules.whole_files import write_whole
 
 INDEX = "index.json"
 PLACES = "tracks.npy"
 VERSION = 1
-SILENT = 255
+SILENT = NO_CLASS
 KINDS = ("bin", "jsonl", "chroma")
 PLACE = np.dtype(
     [

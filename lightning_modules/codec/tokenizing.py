@@ -3,14 +3,11 @@
 Shape letters: B pieces, C channels, N samples, K codebooks, T frames, P pitch classes.
 """
 
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.features.chroma import ChromaExtractor
+from datamodules.features.chroma import ChromaExtractor, strongest_class
 from datamodules.features.stems import load_separator
-from datamodules.tokens.format import SILENT
 from datamodules.tokens.pieces import PieceBatch, PieceDataset, piece_loader
 from datamodules.tokens.plan import CHROMA_HOP, CHROMA_WINDOW
 from datamodules.tokens.writer import TokenWriter
@@ -77,9 +74,3 @@ class PieceDataModule(LightningDataModule):
         dataset = PieceDataset(self.writer.manifest, self.writer.encoding, shards, self.batch_size)
         self.seconds = dataset.seconds
         return piece_loader(dataset, self.workers)
-
-
-def strongest_class(chroma: Tensor) -> Tensor:
-    """Chroma [B, T, P] -> [B, T] uint8, the strongest class of each frame; 255 where it is silent."""
-    classes = chroma.argmax(-1)
-    return torch.where(chroma.amax(-1) < 1, SILENT, classes).to(torch.uint8)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.errors import InputError
+from datamodules.features.chroma import NO_CLASS
 from lightning_modules.conditioning.conditions import Condition, Conditioner, Conditions
-from lightning_modules.conditioning.melody import NO_CLASS, MelodyConfig, MelodyEncoder
+from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
 from lightning_modules.conditioning.text import BYTES, TextEncoder, TextEncoderConfig
 
 TEXT, MELODY = "text", "melody"

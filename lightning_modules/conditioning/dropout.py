@@ -33,7 +33,8 @@ class ConditionDropout:
 
     def __call__(self, conditions: Conditions, numbers: Tensor) -> Conditions:
         """The conditions of samples ``numbers`` [B], null where they are dropped."""
+        known = numbers.tolist()  # asks the device once
         for name in conditions.items:
-            rows = torch.tensor([self.drops(number, name) for number in numbers.tolist()], device=numbers.device)
+            rows = torch.tensor([self.drops(number, name) for number in known], device=numbers.device)
             conditions = conditions.drop(rows, [name])
         return conditions

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import InputError
-from datamodules.features.chroma import PITCH_CLASSES, ChromaExtractor
+from datamodules.features.chroma import NO_CLASS, PITCH_CLASSES, ChromaExtractor, strongest_class
 from lightning_modules.conditioning.conditions import Condition, Conditioner
 
 if TYPE_CHECKING:
     from datamodules.features.stems import StemSeparator
 
-NO_CLASS = 255
 _SILENCE = 1e-4  # largest sample: -80 dB
 
 
@@ -101,8 +100,7 @@ class MelodyEncoder(Conditioner):
         if self.config.stems:
             heard = self._separated(heard, sample_rate)
         chroma, _ = extractor(heard)
-        classes = chroma.argmax(-1).to(torch.uint8)
-        return classes.masked_fill(chroma.amax(-1) < 1, NO_CLASS)[0].cpu()
+        return strongest_class(chroma)[0].cpu()
 
     def _separated(self, wav: Tensor, sample_rate: int) -> Tensor:
         from datamodules.features.stems import load_separator

@@ -3,6 +3,7 @@
 Shape letters: B items, L tokens, D width of the text encoder.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,10 @@ class TextEncoderConfig:
 class TextEncoder(Conditioner):
     """Texts -> Condition; an empty text is the null condition."""
 
+    @abstractmethod
     def forward(self, given: Sequence[str]) -> Condition:
         """B texts -> embeddings [B, L, D] and mask [B, L]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save(self, folder: str | Path) -> None:
         """Writes the encoder and its tokenizer in Hugging Face's layout."""
-        raise NotImplementedError

@@ -95,14 +95,10 @@ class LanguageModel(nn.Module):
             nn.init.zeros_(projection.bias)
         self.transformer.initialise()
 
-    def forward(
-        self, sequence: Tensor, context: Context, cache: KeyValueCache | None = None, *, last: bool = False
-    ) -> Tensor:
-        """Sequence [B, K, S] -> logits [B, K, S, V] of the step *after* each; only the last one's with ``last``."""
+    def forward(self, sequence: Tensor, context: Context, cache: KeyValueCache | None = None) -> Tensor:
+        """Sequence [B, K, S] -> logits [B, K, S, V] of the step *after* each."""
         x = self.embedding(sequence + self.offsets).sum(1)
         x = self.transformer(x, context, cache)
-        if last:
-            x = x[:, -1:]
         logits: Tensor = self.heads(x).unflatten(-1, (self.config.codebooks, self.config.entries))
         return logits.transpose(1, 2)
 
