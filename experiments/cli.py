@@ -125,6 +125,8 @@ def _be_quiet() -> None:
     # Samples are numbered, so loaders have no length, and nothing is replayed on resume.
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
+    # A decoder that is trained alone has an encoder in evaluation mode.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     # A checkpoint is of the weights after the step.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 

@@ -122,29 +122,37 @@ def features(model, classes):
 
 
 @torch.no_grad()
-def logits(model, sequence, prompts, classes, without=False):
-    """transformers' logits [B, K, S, V] for a sequence [B, K, S]; ``without``, as generate has them under no text."""
+def logits(model, sequence, prompts, classes, without=False, masked=None):
+    """transformers' logits [B, K, S, V] for a sequence [B, K, S]; ``without``, as generate has them under no text.
+
+    Padding is hidden as transformers has it, or as ``masked`` says. Of more prompts than rows the last are taken, with
+    the padding that they have beside the others.
+    """
     batch, books, steps = sequence.shape
     tokens = tokenizer()(prompts, padding=True, return_tensors="pt")
-    if without:
-        return branch(model, sequence, tokens, classes, with_text=False)
+    tokens = {name: rows[-batch:] for name, rows in tokens.items()}
+    if without or masked is not None:
+        return branch(model, sequence, tokens, classes, with_text=not without, masked=masked)
     made = model(**tokens, decoder_input_ids=sequence.reshape(batch * books, steps), **features(model, classes)).logits
     return made.unflatten(0, (batch, books))[:, :, -steps:]
 
 
-def branch(model, sequence, tokens, classes, with_text):
+def branch(model, sequence, tokens, classes, with_text, masked=None):
     """The logits of one half of guidance, put together of transformers' parts as its generate does."""
     batch, books, steps = sequence.shape
+    melody = model.config.model_type == "musicgen_melody"
     hidden = model.text_encoder(**tokens).last_hidden_state
-    text = model.enc_to_dec_proj(hidden) if hasattr(model, "enc_to_dec_proj") else hidden
+    given = model.enc_to_dec_proj(hidden) if hasattr(model, "enc_to_dec_proj") else hidden
     keep = tokens["attention_mask"] * int(with_text)
-    text = text * keep[..., None]
-    given = {"encoder_hidden_states": text, "encoder_attention_mask": keep}
-    if model.config.model_type == "musicgen_melody":
+    given = given * keep[..., None]
+    shown = keep if masked or (masked is None and not melody) else torch.ones_like(keep)
+    if melody:
         heard = features(model, classes)["input_features"]
         chroma = model.audio_enc_to_dec_proj(heard) if hasattr(model, "audio_enc_to_dec_proj") else heard
-        given = {"encoder_hidden_states": torch.cat([chroma, text], 1)}
-    made = model.decoder(input_ids=sequence.reshape(batch * books, steps), **given).logits
+        given = torch.cat([chroma, given], 1)
+        shown = torch.cat([shown.new_ones(chroma.shape[:2]), shown], 1)
+    conditions = {"encoder_hidden_states": given, "encoder_attention_mask": shown}
+    made = model.decoder(input_ids=sequence.reshape(batch * books, steps), **conditions).logits
     return made.unflatten(0, (batch, books))[:, :, -steps:]
 
 
@@ -254,9 +262,8 @@ def export(folder, model, config=None, state=None):
 
 
 @torch.no_grad()
-def guided_logits(model, sequence, prompts, classes, scale=3.0):
-    """The logits [B, K, S, V] that transformers' generate takes the largest of."""
+def halves(model, sequence, prompts, classes):
+    """The logits [B, K, S, V] under the conditions and under none, of which transformers' generate mixes its own."""
     tokens = tokenizer()(prompts, padding=True, return_tensors="pt")
     both = branch(model, sequence, tokens, classes, with_text=True)
-    neither = branch(model, sequence, tokens, torch.zeros_like(classes), with_text=False)
-    return neither + scale * (both - neither)
+    return both, branch(model, sequence, tokens, torch.zeros_like(classes), with_text=False)

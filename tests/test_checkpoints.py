@@ -10,10 +10,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from datamodules.errors import InputError
+from experiments.benchmarks import memory
 from lightning_modules import checkpoints, model_folders
 from lightning_modules.checkpoints import load_model, save_model
 from lightning_modules.codec.folder import codec_checksum, load_codec, save_codec
-from lightning_modules.conditioning.conditioners import build_conditioners
+from lightning_modules.conditioning.conditioners import Conditioners, build_conditioners
 from lightning_modules.model_folders import read_config
 
 
@@ -70,6 +71,74 @@ def test_saving_over_the_folder_it_was_loaded_from(model_folder):
     loaded = load_model(model_folder)
     save_model(model_folder, loaded.lm, tiny.TEXT, loaded.conditioners, model_folder / "codec")
     assert load_model(model_folder).checksum == loaded.checksum
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_of_the_model_that_lay_in_the_folder_nothing_stays(tmp_path, model_folder, codec_folder):
+    """But of all else: a run's record, say."""
+    (model_folder / "codec" / "of another codec.txt").write_text("")
+    (model_folder / "training.json").write_text("{}")
+    tiny.text_encoder().save(tmp_path / "t5")
+    frozen = type(tiny.TEXT)(name=str(tmp_path / "t5"))
+    for text, conditioners in ((frozen, build_conditioners(frozen, None)), (None, Conditioners(None))):
+        lm = tiny.language_model(cross=("text",) if text else ())
+        save_model(model_folder, lm, text, conditioners, codec_folder)
+        assert {path.name for path in model_folder.iterdir()} == {
+            "codec", "config.yaml", "model.safetensors", "training.json",
+        }  # fmt: skip
+        assert files(model_folder / "codec") == files(codec_folder)
+        assert load_model(model_folder).about["text"] == (yaml.safe_load(yaml.safe_dump(text and vars(text))))
+
+
+def test_a_model_that_is_not_written_to_its_end_leaves_the_earlier_one(tmp_path, model_folder, monkeypatch):
+    before = files(model_folder)
+
+    save_codec(tmp_path / "other", tiny.codec(codebooks=2))
+
+    def interrupted(tensors, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model_folders, "save_file", interrupted)
+    for folder in (model_folder, tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt):
+            save_model(folder, tiny.language_model(seed=1), tiny.TEXT, tiny.conditioners(), tmp_path / "other")
+    assert files(model_folder) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_are_taken_as_they_are_read_in_the_types_of_the_model(model_folder, codec_folder):
+    saved = tiny.language_model()
+    given = tiny.conditions([4, 2])
+    codes = tiny.codes(2, 6)
+    for half in (False, True):
+        save_model(model_folder, saved, tiny.TEXT, tiny.conditioners(), codec_folder, half=half)
+        stored = load_file(model_folder / "model.safetensors")
+        assert {tensor.dtype for tensor in stored.values()} == {torch.float16 if half else torch.float32}
+        lm = load_model(model_folder).lm
+        assert lm.state_dict().keys() == stored.keys()
+        assert all(torch.equal(tensor, stored[name].float()) for name, tensor in lm.state_dict().items())
+        assert {(p.dtype, p.device.type, p.requires_grad) for p in lm.parameters()} == {(torch.float32, "cpu", True)}
+        assert torch.equal(lm.offsets, saved.offsets)
+        wanted = tiny.language_model()
+        wanted.load_state_dict(stored)
+        torch.testing.assert_close(lm.logits(codes, given), wanted.logits(codes, given), atol=1e-6, rtol=0)
+
+
+def test_the_weights_are_in_memory_once(tmp_path, codec_folder):
+    # Alive to the end: memory that was freed before would be taken again unseen.
+    lm = tiny.language_model(cross=(), dim=1024, layers=4, ff_ratio=4)
+    save_model(tmp_path / "model", lm, None, Conditioners(None), codec_folder)
+    size = sum(parameter.nbytes for parameter in lm.parameters()) / 1e6
+    before = memory.start_memory()
+    loaded = load_model(tmp_path / "model").lm
+    assert all(parameter.isfinite().all() for parameter in loaded.parameters())  # looks at every value
+    assert size > 200
+    assert 0.9 * size < memory.peak_memory() - before < 1.4 * size
+    assert torch.equal(loaded.heads.weight, lm.heads.weight)
 
 
 def test_a_folder_that_was_half_written_has_no_config(tmp_path, codec, monkeypatch):

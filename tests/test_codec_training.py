@@ -237,6 +237,19 @@ def test_training_goes_on_from_a_codec(tmp_path, music):
         CodecTraining(tiny.codec(dim=6).config, OptimConfig(), start_from=str(tmp_path / "given"))
 
 
+def test_a_decoder_trained_alone_leaves_every_code_as_it_was(tmp_path, music):
+    given = tiny.codec()
+    save_codec(tmp_path / "given", given)
+    module, _, _ = fit(music, tmp_path, start_from=str(tmp_path / "given"), decoder_only=True)
+    before, after = given.state_dict(), module.codec.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}
+    audio = torch.randn(1, 1, 8000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(given.encode(audio), module.codec.eval().encode(audio))
+    with pytest.raises(InputError, match="start_from"):
+        CodecTraining(given.config, OptimConfig(), decoder_only=True)
+
+
 def test_settings_that_cannot_work_are_refused(tmp_path, music):
     with pytest.raises(InputError, match="longest window"):
         fit(music, tmp_path, discriminators=DiscriminatorConfig(windows=(4096,)))

@@ -51,7 +51,8 @@ def test_it_is_small_and_licensed_and_has_a_card(codec):
 
 
 def test_it_is_of_the_shape_that_its_recipe_trains(codec):
-    shape = merged(["codec", "codec/nano", "embedded/codec"])["model"]["init_args"]["codec"]
+    parts = ["embedded/codec", "embedded/codec_gpu", "embedded/codec_decoder"]
+    shape = merged(["codec", "codec/nano", *parts])["model"]["init_args"]["codec"]
     assert codec.config == CodecConfig(**{**shape, "ratios": tuple(shape["ratios"])})
     demo = merged(["codec", "codec/nano", "demo/codec"])["model"]["init_args"]
     assert demo["start_from"] == "embedded"
@@ -99,4 +100,4 @@ def test_a_folder_of_ones_own_is_told_with_a_dot(tmp_path, monkeypatch):
 def test_its_bytes_are_those_that_were_checked():
     """Tokens, judges and models depend on them: a change is a new codec, and is meant."""
     digest = hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()
-    assert digest == "de8dab0c863ac835db2e3d1c6bf3404f4fb39aa16d4169fd4b1a08220ddfc647"
+    assert digest == "ce1aae7d591614e2c9a48fd3a1c578b3b6b594048ad4f5d9ab87c10828db010f"

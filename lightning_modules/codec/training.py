@@ -49,7 +49,12 @@ class CodecTraining(LightningModule):
         codebook_decay: decay of the codebooks' moving averages, a step.
         free_steps: steps that pass unquantized before the codebooks are initialised.
         start_from: folder of a codec of the same shape to go on from, or "embedded".
+        decoder_only: encoder and codebooks stay as ``start_from`` has them, and so do its codes: token stores and
+            language models go on with the better decoder.
         seed: of the draws of codebooks.
+
+    Raises:
+        InputError: ``start_from`` is of another shape, or missing where the decoder alone is trained.
     """
 
     def __init__(
@@ -65,13 +70,19 @@ class CodecTraining(LightningModule):
         codebook_decay: float = 0.99,
         free_steps: int = 0,
         start_from: str | None = None,
+        decoder_only: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if decoder_only and not start_from:
+            raise InputError("decoder_only keeps an encoder that was trained before: name its codec as start_from")
         self.automatic_optimization = False
         self.optim, self.commitment_weight = optim, commitment_weight
         self.codec = _codec(codec, start_from)
         self.codec.quantizer.follow(codebook_decay, free_steps, seed)
+        self._kept = [self.codec.encoder, self.codec.quantizer] if decoder_only else []
+        for module in self._kept:
+            module.requires_grad_(False).eval()
         self.discriminators = Discriminators(discriminators, codec.channels) if discriminators else None
         shares = {"l1": l1_weight, "mel": mel_weight, "adversarial": adversarial_weight, "feature": feature_weight}
         self.balancer = Balancer(shares)
@@ -91,6 +102,13 @@ class CodecTraining(LightningModule):
             raise InputError(f"crops of {seconds} s are shorter than the longest window, {shortest:.3f} s")
         if str(self.trainer.precision).startswith("16"):
             raise InputError("the codec trains in 32-true or bf16-mixed; float16 would need a scale for each optimiser")
+
+    def train(self, mode: bool = True) -> "CodecTraining":
+        """As of every module; codebooks that are kept do not follow what they code."""
+        super().train(mode)
+        for module in self._kept:
+            module.eval()
+        return self
 
     def training_step(self, batch: AudioBatch, batch_index: int) -> Tensor:
         """One step of everything on audio [B, C, N]; padding is part of the signal a codec has to code.

@@ -79,7 +79,8 @@ class LanguageModel(nn.Module):
             config.dim, config.layers, config.heads, hidden, cross_attention=bool(config.cross)
         )
         self.heads = nn.Linear(config.dim, config.codebooks * config.entries, bias=False)
-        offsets = torch.arange(config.codebooks) * (config.entries + 1)
+        # It is in no file, and so has its values where the model is built without memory too.
+        offsets = torch.arange(config.codebooks, device="cpu") * (config.entries + 1)
         self.register_buffer("offsets", offsets[:, None], persistent=False)
         self._initialise()
 
