@@ -12,7 +12,7 @@ class Plan:
     """Figures of one run.
 
     Attributes:
-        parameters: of the language model with its text projection.
+        parameters: of the language model with the projections of its conditions.
         steps: sequence steps of one crop.
         crops: crops of an optimiser step, over all devices.
         codes: codes predicted in an optimiser step.
@@ -57,7 +57,7 @@ def lines(figures: Plan) -> list[str]:
     """The plan in words."""
     gib = 2**30
     return [
-        f"parameters    {figures.parameters:,} (language model with text projection)",
+        f"parameters    {figures.parameters:,} (language model with the projections of its conditions)",
         f"a step        {figures.crops} crops, {figures.crops * figures.steps:,} sequence steps, "
         f"{figures.codes:,} codes",
         f"memory        about {figures.state_bytes / gib:.1f} GiB of weights, gradients, moments and average, "

@@ -33,6 +33,7 @@ class Request:
         codec: folder of the codec, or "embedded".
         pattern: a layer of pattern/.
         text: a layer of conditioning/; by default t5, in a rehearsal bytes.
+        melody: whether it hears melodies too, in the stems in which the tokens' were heard.
         cluster: a layer of cluster/; by default gpus where there are any, else cpu.
         seed: of everything.
         run: folder of the run.
@@ -48,6 +49,7 @@ class Request:
     seed: int = 0
     run: str = ""
     dry: bool = False
+    melody: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,14 @@ def compose(request: Request) -> Composition:
     gpus = _gpus()
     text = request.text or ("bytes" if rehearsal else "t5")
     cluster = request.cluster or ("gpus" if gpus else "cpu")
-    layers = language_model_layers(request.size, request.pattern, text, cluster) + ["rehearsal"] * rehearsal
+    layers = language_model_layers(request.size, request.pattern, text, cluster)
+    layers += ["conditioning/melody"] * request.melody + ["rehearsal"] * rehearsal
     recipe = merged(layers)
     devices = 1 if cluster == "cpu" else gpus
     batch: int = recipe["data"]["init_args"]["batch_size"]
     accumulate = _accumulation(devices, batch, cluster)
-    run = request.run or f"runs/{request.size}-{request.pattern}-{text}-s{request.seed}"
+    heard = f"{text}-melody" if request.melody else text
+    run = request.run or f"runs/{request.size}-{request.pattern}-{heard}-s{request.seed}"
     store, codec = _tokens(request, run)
     values = {
         "run": run,
@@ -88,23 +92,27 @@ def compose(request: Request) -> Composition:
         # Lightning counts micro-batches here.
         "trainer.val_check_interval": 2000 * accumulate,
     }
+    if request.melody:
+        values["model.init_args.melody.stems"] = store.header.stems
     arguments = ["fit", *(word for layer in layers for word in ("-c", layer))]
     arguments += [word for name, value in values.items() for word in (f"--{name}", str(value))]
     told = [
         f"composition   {' + '.join(layers)}",
         f"data          {store.folder}: {len(store.tracks)} tracks, {store.codebooks} x {store.entries} codes "
         f"at {store.frame_rate:g} Hz; codec {codec}",
+        *([f"melody        {store.header.stems or 'the full mix'}, as the tokens have it"] if request.melody else []),
         f"batch         {GLOBAL_BATCH} = {devices} device{'s' * (devices > 1)} x {batch} x {accumulate} micro-batches",
         *plan_lines(_plan(recipe, store)),
         f"run           {run} (logs, checkpoints, model)",
         f"$ mgl {shlex.join(arguments)}",
     ]
-    if rehearsal:
-        steps = recipe["trainer"]["max_steps"]
-        told.insert(
-            0, f"REHEARSAL     no DATA was given: {steps} steps on the demo's corpus and codec; DATA= for yours"
-        )
-    return Composition(arguments, told)
+    return Composition(arguments, [*_rehearsal_lines(recipe, rehearsal), *told])
+
+
+def _rehearsal_lines(recipe: dict[str, Any], rehearsal: bool) -> list[str]:
+    steps = recipe["trainer"]["max_steps"]
+    line = f"REHEARSAL     no DATA was given: {steps} steps on the demo's corpus and codec; DATA= for yours"
+    return [line] if rehearsal else []
 
 
 def _accumulation(devices: int, batch: int, cluster: str) -> int:

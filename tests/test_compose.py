@@ -9,6 +9,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.errors import InputError
+from datamodules.tokens.store import TokenStore
 from experiments import training
 from experiments.__main__ import main
 from experiments.compose import CONFIGS, language_model_layers, layer_path, layers, resolve_layers
@@ -172,6 +173,18 @@ def test_a_composition_fits_its_tokens(capsys, token_store):
     assert "REHEARSAL" not in told
     shape = LanguageModelConfig(**lm)
     assert f"{parameter_count(shape, {'text': composed['model']['init_args']['text']['dim']}):,}" in told
+
+
+def test_a_melody_model_hears_what_its_tokens_heard(capsys, token_store):
+    made = compose(token_store, melody=True, run="")
+    given = printed(capsys, made.arguments)["model"]["init_args"]
+    assert given["lm"]["prefix"] == ["melody", "text"]
+    assert given["melody"]["stems"] == TokenStore(token_store).header.stems == ""
+    told = "\n".join(made.lines)
+    assert "the full mix" in told
+    assert "nano-delay-bytes-melody-s5" in told
+    shape = LanguageModelConfig(**{**given["lm"], "cross": (), "prefix": ("melody", "text")})
+    assert f"{parameter_count(shape, {'text': given['text']['dim'], 'melody': 12}):,}" in told
 
 
 def test_what_cannot_be_composed_is_refused(tmp_path, token_store, monkeypatch):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Timer
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from lightning_modules.converting.lm_names import Progress
     from lightning_modules.converting.lm_native import ConvertedModel
 
-_LARGE = 500  # tensors; a model of so many takes longer than one waits without being told
+_PATIENCE = 3.0  # seconds that one waits without being told
 
 
 def convert(
@@ -45,21 +46,32 @@ def convert(
 
 @contextmanager
 def _shown() -> "Iterator[Progress]":
-    """A bar of the tensors read, for models of many."""
+    """A bar of the tensors read, and one while they are written, for what takes long.
+
+    Of a large model that is read quickly all are read while they are written, of which nothing is told: hence a clock.
+    It starts with the first tensor, for what is fetched before has bars of its own.
+    """
     from experiments.console import progress
 
     bar = progress()
-    task = bar.add_task("reading tensors", total=None)
+    reading = bar.add_task("reading tensors", total=None)
+    writing = bar.add_task("writing", total=None, visible=False)
+    clock = Timer(_PATIENCE, bar.start)
+    clock.daemon = True
 
     def update(done: int, total: int) -> None:
-        if total >= _LARGE:
-            if not bar.live.is_started:
-                bar.start()
-            bar.update(task, completed=done, total=total)
+        if clock.ident is None:
+            clock.start()
+        bar.update(reading, completed=done, total=total)
+        bar.update(writing, visible=done == total)
 
     try:
         yield update
+        bar.update(writing, completed=1, total=1)
     finally:
+        clock.cancel()
+        if clock.ident is not None:
+            clock.join()  # it may be starting the bar just now
         if bar.live.is_started:  # stopping prints a line
             bar.stop()
 

@@ -12,6 +12,7 @@ def train(
     run: str = "",
     dry: bool = False,
     args: str = "",
+    melody: bool = False,
 ) -> None:
     """Trains a language model by the paper's recipe.
 
@@ -29,16 +30,18 @@ def train(
             rehearsal.
         cluster: a layer of cluster/; by default gpus where there are any, else cpu.
         seed: of initialisation, data order and dropout.
-        run: folder of the run; by default runs/SIZE-PATTERN-TEXT-sSEED.
+        run: folder of the run; by default runs/SIZE-PATTERN-TEXT-sSEED, or runs/SIZE-PATTERN-TEXT-melody-sSEED.
         dry: print the composition, run nothing.
         args: further arguments of `mgl fit` in one string, which win over everything here.
+        melody: melody and text as a prefix, as the paper's melody model hears them; melodies in the stems in which
+            the tokens' were heard (`mgl tokens --stems htdemucs` hears them as the paper does).
     """
     import shlex
 
     from experiments.cli import fit_cli
     from experiments.training import Request, compose
 
-    request = Request(size, data, codec, pattern, text, cluster, seed, run, dry)
+    request = Request(size, data, codec, pattern, text, cluster, seed, run, dry, melody)
     composition = compose(request)
     print("\n".join(composition.lines), flush=True)
     if not dry:
