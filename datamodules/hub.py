@@ -2,15 +2,23 @@
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
+
+from safetensors import SafetensorError
 
 from datamodules.errors import InputError
 
 _TIMEOUT_SECONDS = 3.0
+_T = TypeVar("_T")
+
+
+class IncompleteError(OSError):
+    """Files that are there, but not all of them: another place may have the whole."""
 
 
 def hub_reachable() -> bool:
@@ -54,6 +62,38 @@ def fetch(name: str, patterns: Sequence[str]) -> Path:
         raise InputError(
             f"{name}: there is no such file or folder, the Hugging Face hub cannot be asked, and its cache has no such "
             "model; give a local folder, or the same command once where there is a network (HF_HOME is the cache)"
+        ) from error
+
+
+def local_first(load: Callable[[str, bool], _T], name: str, what: str, otherwise: str) -> _T:
+    """What ``load(name, local_files_only)`` gives, from the hub only where the machine has not got it.
+
+    Args:
+        load: loads it with transformers; an ``InputError`` of its own goes on to the caller.
+        name: a folder, or a name of the hub.
+        what: what it is, for the errors.
+        otherwise: what else can be done where it cannot be fetched.
+
+    Raises:
+        InputError: it is not there and cannot be fetched, or a folder's files are damaged or not all there.
+    """
+    try:
+        with quiet_transformers():
+            try:
+                return load(name, True)
+            except (OSError, ValueError, SafetensorError) as error:
+                if isinstance(error, InputError) or Path(name).is_dir() or not hub_reachable():
+                    raise
+                return load(name, False)
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        found = f" (found: {error})" if isinstance(error, IncompleteError) else ""
+        if Path(name).is_dir():
+            raise InputError(f"{what} {name}: files are missing or damaged{found}; fetch it again") from error
+        raise InputError(
+            f"{what} {name} is not on this machine{found} and cannot be fetched; run `make weights` where there is a "
+            f"network (HF_HOME is the cache), or {otherwise}"
         ) from error
 
 

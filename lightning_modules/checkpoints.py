@@ -1,12 +1,13 @@
 """Model folders: ``config.yaml`` beside ``model.safetensors``; nothing is pickled.
 
 A codec folder holds these two. A language model's folder holds them, the codec in ``codec/``, and a text encoder that
-was trained along, or came along with a checkpoint, in ``text_encoder/`` (Hugging Face's layout).
+was trained along, or came along with a checkpoint, in ``text_encoder/`` (Hugging Face's layout); of another the config
+has name and checksum.
 """
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from lightning_modules.conditioning.text import BYTES, TextEncoder, TextEncoderC
 from lightning_modules.generation.model import MusicModel
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
 from lightning_modules.model_folders import (
+    CONFIG,
     WEIGHTS,
     config_section,
     file_checksum,
     load_weights,
     read_config,
+    whole_folder,
     write_folder,
 )
 
@@ -43,26 +46,32 @@ def save_model(
 ) -> None:
     """Writes a language model's folder, whole with its codec and whatever of the text encoder was trained.
 
+    All of it or nothing: until everything is written the folder is what it was.
+
     Args:
-        folder: where to.
+        folder: where to; of a model that lies there nothing stays, of what else does everything.
         lm: the language model.
         text: which text encoder, if it hears texts.
-        conditioners: its conditioners; a text encoder that was trained is saved along.
-        codec: the codec's folder, or "embedded"; copied.
+        conditioners: its conditioners; a text encoder that was trained is saved along, of another the checksum.
+        codec: the codec's folder, or "embedded"; copied. It may be the one in ``folder``.
         about: kept in the config as it is: training record, licence, ...
         half: stores the language model in float16.
+
+    Raises:
+        InputError: the folder is a file, or cannot be made.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if conditioners.text is not None and conditioners.text.trained:
-        conditioners.text.save(folder / TEXT_ENCODER)
-    source = codec_folder(codec)
-    if source.resolve() != (folder / "codec").resolve():
-        shutil.copytree(source, folder / "codec", dirs_exist_ok=True)
+    encoder = conditioners.text
+    if text is not None and encoder is not None and not encoder.trained:
+        text = replace(text, checksum=encoder.checksum)
     melody = asdict(conditioners.melody.config) if conditioners.melody is not None else None
     config = {"lm": asdict(lm.config), "text": asdict(text) if text else None, "melody": melody}
     state = {name: tensor.half() if half else tensor for name, tensor in lm.state_dict().items()}
-    write_folder(folder, state, {"kind": "language_model", **config, **(about or {})})
+    with whole_folder(folder, CONFIG, [TEXT_ENCODER]) as partial:
+        if encoder is not None and encoder.trained:
+            encoder.save(partial / TEXT_ENCODER)
+        # Without what is hidden: files that an interruption left, and this very folder where it lies in the codec's.
+        shutil.copytree(codec_folder(codec), partial / "codec", ignore=shutil.ignore_patterns(".*"))
+        write_folder(partial, state, {"kind": "language_model", **config, **(about or {})})
 
 
 def load_model(
@@ -76,11 +85,15 @@ def load_model(
         dtype: type of the language model's weights; codec and text encoder stay in float32.
 
     Raises:
-        InputError: no such folder, not a language model, or weights that do not fit its config.
+        InputError: no such folder, not a language model, weights that do not fit its config, or a text encoder that is
+            not the one that it was trained with.
     """
     config = read_config(folder, "language_model")
     conditioners = _conditioners(Path(folder), config)
-    lm = LanguageModel(config_section(LanguageModelConfig, config, "lm", folder), conditioners.dims)
+    shape = config_section(LanguageModelConfig, config, "lm", folder)
+    # Without memory: values of its own would be drawn for nothing, and lie beside those that are read.
+    with torch.device("meta"):
+        lm = LanguageModel(shape, conditioners.dims)
     load_weights(folder, lm)
     checksum = file_checksum(Path(folder) / WEIGHTS)
     codec = load_codec(Path(folder) / "codec", device)

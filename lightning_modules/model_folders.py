@@ -120,6 +120,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def load_weights(folder: str | Path, module: nn.Module, state: Mapping[str, Tensor] | None = None) -> None:
     """Loads a folder's weights into a module, all of them and no others; ``state`` is what was read of it, if anything.
 
+    They come in the module's types, whatever they are stored in. A module that was built without memory (on the meta
+    device) takes the tensors that were read for its own, which may stay in the file until they are looked at; into
+    another they are copied.
+
     Raises:
         InputError: the file is missing or cut short, or a tensor is missing, unknown or of another shape.
     """
@@ -135,7 +139,11 @@ def load_weights(folder: str | Path, module: nn.Module, state: Mapping[str, Tens
     ]
     if wrong:
         raise InputError(f"{path}: {len(wrong)} tensors do not fit {CONFIG}: {'; '.join(wrong[:3])}")
-    module.load_state_dict(state)
+    if any(tensor.is_meta for tensor in wanted.values()):
+        module.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in wanted.items()}, assign=True)
+        assert not any(buffer.is_meta for buffer in module.buffers()), "a buffer of no file and without values"
+    else:
+        module.load_state_dict(state)
 
 
 def file_checksum(path: str | Path) -> str:

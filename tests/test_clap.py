@@ -290,7 +290,7 @@ def test_what_is_not_there_is_said_in_one_line(folder, tmp_path, monkeypatch):
         asked.append((name, options["local_files_only"]))
         raise OSError("404\n\nnot found")
 
-    monkeypatch.setattr(module, "hub_reachable", lambda: True)
+    monkeypatch.setattr("datamodules.hub.hub_reachable", lambda: True)
     monkeypatch.setattr(module.AutoConfig, "from_pretrained", refused)
     with pytest.raises(InputError, match=r"some/clap .*cannot be fetched"):
         load_clap("some/clap")

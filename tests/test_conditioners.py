@@ -127,7 +127,7 @@ def test_incomplete_tokenizer_is_refused(pretrained, monkeypatch):
             return ["<pad>", "</s>"]
 
     monkeypatch.setattr("lightning_modules.conditioning.t5.AutoTokenizer", Stub)
-    with pytest.raises(InputError, match="incomplete"):
+    with pytest.raises(InputError, match="missing or damaged \\(found: a tokenizer of 2 tokens\\)"):
         build_text_encoder(pretrained)
 
 
@@ -169,7 +169,7 @@ def test_tensors_that_are_missing_are_not_drawn_at_random(pretrained):
 def test_a_damaged_encoder_is_said_to_be(pretrained):
     (file,) = Path(pretrained.name).glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(InputError, match="incomplete or damaged; fetch it again"):
+    with pytest.raises(InputError, match="missing or damaged; fetch it again"):
         build_text_encoder(pretrained)
 
 

@@ -1,13 +1,14 @@
 """Language models to and from transformers: the same logits and codes on both sides."""
 
 import json
+import re
 import shutil
 
 import pytest
 import tiny
 import torch
 import yaml
-from foreign_models import KINDS, PROMPTS, greedy, halves, loaded, logits, melodies, musicgen, save
+from foreign_models import KINDS, PROMPTS, export, greedy, halves, loaded, logits, melodies, musicgen, save
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from transformers.utils import logging
@@ -449,11 +450,29 @@ def test_stereo_that_transformers_has_not(tmp_path, codec):
         convert(tmp_path / "mine", tmp_path / "hf", "hf")
 
 
-def test_options_of_codecs_are_refused(peers, tmp_path):
-    for options in ({"codebooks": 2}, {"stereo": True}):
-        with pytest.raises(InputError, match="are for codecs"):
-            convert(peers("mono")[1], tmp_path / "native", **options)
+def test_options_of_codecs_are_refused_before_weights_are_read(peers, tmp_path, monkeypatch):
+    theirs, *folders = peers("mono")
+    folders.append(export(tmp_path / "audiocraft", theirs))
+    for name in ("read_huggingface_lm", "read_native", "lm_audiocraft.read_audiocraft_lm"):
+        monkeypatch.delattr(f"lightning_modules.converting.sources.{name}")
+    for source in folders:
+        for options in ({"codebooks": 2}, {"stereo": True}):
+            with pytest.raises(InputError, match="are for codecs"):
+                convert(source, tmp_path / "native", **options)
     assert not (tmp_path / "native").exists()
+    # Nor for a folder that holds something else.
+    save_codec(tmp_path / "codec", tiny.codec())
+    with pytest.raises(InputError, match="codec: is a codec's folder, and the source is a language model"):
+        convert(folders[0], tmp_path / "codec")
+    # Nor are they fetched.
+    (tmp_path / "hub").mkdir()
+    shutil.copy(folders[0] / "config.json", tmp_path / "hub")
+    asked = []
+    fetch = "lightning_modules.converting.sources.fetch"
+    monkeypatch.setattr(fetch, lambda name, patterns: asked.append(patterns) or tmp_path / "hub")
+    with pytest.raises(InputError, match="are for codecs"):
+        convert("someone/music", tmp_path / "native", codebooks=2)
+    assert asked == [["config.json"]]
 
 
 def files(folder):
@@ -531,9 +550,9 @@ def test_the_command(peers, tmp_path, monkeypatch, capfd):
     said = capfd.readouterr()
     assert (said.err, len(said.out.splitlines())) == ("", 1)
     loaded(tmp_path / "hf")
-    monkeypatch.setattr("experiments.commands.convert._LARGE", 10)
+    # What takes long is told, however few its tensors are.
+    monkeypatch.setattr("experiments.commands.convert._PATIENCE", 0.0)
     main(["convert", str(peers("melody")[1]), "native"])
     said = capfd.readouterr()
-    assert "reading tensors" in said.err
-    assert "100%" in said.err
+    assert re.search(r"reading tensors .*100%.*\n.*writing .*100%", said.err)
     assert "melody and text before" in said.out

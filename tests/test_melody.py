@@ -1,6 +1,7 @@
 """Melody as a prefix: what is heard, what null means, and what the language model makes of it."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -351,7 +352,14 @@ def test_a_model_without_any_condition_generates(tmp_path):
 
     save_model(tmp_path / "free", tiny.language_model(cross=()), None, Conditioners(None), tmp_path / "codec")
     free = load_model(tmp_path / "free")
-    one, two = free.generate_codes(["a", "b"], 0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one, two = free.generate_codes(["", " "], 0.2)
+    # That prompts are not heard is said once.
+    with pytest.warns(UserWarning, match="hears no texts; what the prompts say has no effect") as told:
+        codes = [free.generate_codes(["a", "b"], 0.2) for _ in range(2)][1]
+    assert len(told) == 1
+    assert torch.equal(torch.stack(codes), torch.stack([one, two]))
     assert not torch.equal(one, two)
     assert torch.equal(free.generate_codes(["a"], 0.2, guidance=1.0)[0], one)
     with pytest.raises(InputError, match="hears none"):

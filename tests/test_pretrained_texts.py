@@ -1,8 +1,12 @@
 """CLAP and FLAN-T5 as text encoders of a model, through their real loading code, tiny ones that were saved here."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 from test_clap import byte_tokenizer, clap, extractor, folder, model  # noqa: F401  fixtures
 from transformers import T5Config, T5EncoderModel
 
@@ -11,6 +15,7 @@ from lightning_modules.checkpoints import load_model, save_model
 from lightning_modules.codec.folder import save_codec
 from lightning_modules.conditioning.conditioners import build_conditioners
 from lightning_modules.conditioning.text import TextEncoderConfig
+from lightning_modules.converting.run import convert
 from lightning_modules.lm.model import LanguageModelConfig
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig
@@ -99,3 +104,52 @@ def test_a_pretrained_encoder_learns_along_where_asked_to(tmp_path, flan):
     assert again.trained
     for name, tensor in conditioners.text.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
+
+
+def spoil(file):
+    """Another number in the largest tensor of a safetensors file."""
+    tensors = load_file(file)
+    largest = max(tensors.values(), key=torch.numel)
+    largest.view(-1)[5] += 1e-3
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("kind", ["t5", "clap"])
+def test_an_encoder_of_other_weights_is_refused(tmp_path, flan, folder, clap, kind):  # noqa: F811
+    text = flan if kind == "t5" else TextEncoderConfig(str(folder), kind="clap")
+    made = whole_model(tmp_path, text, 20 if kind == "t5" else clap.dim)
+    stored = made.about["text"]["checksum"]
+    assert stored == made.conditioners.text.checksum
+    assert len(stored) == 64
+    spoil(Path(text.name) / "model.safetensors")
+    refused = rf"text encoder {text.name}: its weights are not those .* name where they are: text\.name in config\.yaml"
+    with pytest.raises(InputError, match=refused) as told:
+        load_model(tmp_path / "model")
+    assert "\n" not in str(told.value)
+    if kind == "t5":
+        with pytest.raises(InputError, match=refused):
+            convert(tmp_path / "model", tmp_path / "hf", "hf")
+    # Models that were saved before checksums were are read with whatever there is.
+    path = tmp_path / "model" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["text"]["checksum"]
+    path.write_text(yaml.safe_dump(config))
+    assert load_model(tmp_path / "model").conditioners.text.checksum != stored
+
+
+def test_a_checksum_is_of_the_weights_in_whatever_file_and_under_whatever_names(tmp_path, flan):
+    encoder = build_conditioners(flan, None).text
+    encoder.model.save_pretrained(tmp_path / "parts", max_shard_size="10KB")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 1
+    encoder.tokenizer.save_pretrained(tmp_path / "parts")
+    assert build_conditioners(TextEncoderConfig(str(tmp_path / "parts")), None).text.checksum == encoder.checksum
+    before = encoder.checksum
+    encoder.renamed, encoder.model = encoder.model, None
+    assert encoder.checksum == before
+    weight = next(parameter for parameter in encoder.parameters() if parameter.dim() == 2)
+    weight.data = weight.data.reshape(-1, 2)
+    assert encoder.checksum != before
+
+
+def test_a_trained_encoder_lies_in_the_folder_and_needs_no_checksum(model_folder):
+    assert yaml.safe_load((model_folder / "config.yaml").read_text())["text"]["checksum"] == ""

@@ -11,29 +11,24 @@ dimensions.
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 from transformers import AutoConfig, AutoTokenizer, ClapConfig, ClapFeatureExtractor, ClapModel
 
 from datamodules.errors import InputError
-from datamodules.hub import hub_reachable, quiet_transformers
+from datamodules.hub import IncompleteError, local_first
 
 MAX_TOKENS = 77  # of a text, as laion-clap was trained
 ROBERTA = "roberta-base"
 _ROBERTA_TOKENS = 50_265
 _CHECKPOINTS = (".pt", ".pth", ".ckpt")
+_ELSE = "give a folder"
 _FLOOR = 1e-10  # power below which a mel band counts as silent: -100 dB
-_T = TypeVar("_T")
-
-
-class _WrongTokenizerError(OSError):
-    """As where a file is missing, which is the cause."""
 
 
 class Clap(nn.Module):
@@ -222,35 +217,12 @@ def load_clap(
 
         model, extractor = read_laion_clap(name)
     else:
-        model, extractor = _local_first(_load_model, str(name), "the CLAP model")
+        model, extractor = local_first(_load_model, str(name), "the CLAP model", _ELSE)
     own = str(tokenizer) if tokenizer else ROBERTA if Path(name).is_file() else str(name)
     config: Any = model.config
     words = int(config.text_config.vocab_size)
-    made = _local_first(lambda name, local: _load_tokenizer(name, local, words), own, "the tokenizer of CLAP,")
+    made = local_first(lambda name, local: _load_tokenizer(name, local, words), own, "the tokenizer of CLAP,", _ELSE)
     return Clap(model, made, extractor, window=window, hop=hop)
-
-
-def _local_first(load: Callable[[str, bool], _T], name: str, what: str) -> _T:
-    """What ``load(name, local_files_only)`` gives, from the hub only where the machine has not got it."""
-    try:
-        try:
-            with quiet_transformers():
-                return load(name, True)
-        except OSError:
-            if Path(name).is_dir() or not hub_reachable():
-                raise
-            with quiet_transformers():
-                return load(name, False)
-    except InputError:
-        raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        found = f" (found: {error})" if isinstance(error, _WrongTokenizerError) else ""
-        if Path(name).is_dir():
-            raise InputError(f"{what} {name}: files are missing or damaged{found}; fetch it again") from error
-        raise InputError(
-            f"{what} {name} is not on this machine{found} and cannot be fetched; run `make weights` where there is a "
-            "network (HF_HOME is the cache), or give a folder"
-        ) from error
 
 
 def _load_model(name: str, local: bool) -> tuple[ClapModel, ClapFeatureExtractor]:
@@ -275,5 +247,5 @@ def _load_tokenizer(name: str, local: bool, words: int) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
     found = len(tokenizer)
     if not 256 <= found <= words or (words == _ROBERTA_TOKENS != found):
-        raise _WrongTokenizerError(f"{found} tokens, not {words}")
+        raise IncompleteError(f"{found} tokens, not {words}")
     return tokenizer

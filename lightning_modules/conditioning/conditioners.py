@@ -10,7 +10,7 @@ from datamodules.errors import InputError
 from datamodules.features.chroma import NO_CLASS
 from lightning_modules.conditioning.conditions import Condition, Conditioner, Conditions
 from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
-from lightning_modules.conditioning.text import BYTES, TextEncoder, TextEncoderConfig
+from lightning_modules.conditioning.text import BYTES, TextEncoder, TextEncoderConfig, require_checksum
 
 TEXT, MELODY = "text", "melody"
 
@@ -59,7 +59,7 @@ def build_conditioners(text: TextEncoderConfig | None, melody: MelodyConfig | No
     """Conditioners of these configs: a byte-level text encoder is fresh, a pretrained one is loaded.
 
     Raises:
-        InputError: it is not on this machine and cannot be fetched.
+        InputError: it is not on this machine and cannot be fetched, or has other weights than are asked for.
     """
     return Conditioners(build_text_encoder(text) if text else None, MelodyEncoder(melody) if melody else None)
 
@@ -68,18 +68,23 @@ def build_text_encoder(config: TextEncoderConfig) -> TextEncoder:
     """A fresh byte-level encoder, or a pretrained one.
 
     Raises:
-        InputError: the pretrained encoder is not on this machine and cannot be fetched, or cannot be trained.
+        InputError: the pretrained encoder is not on this machine and cannot be fetched, has other weights than are
+            asked for, or cannot be trained.
     """
     from lightning_modules.conditioning.clap import ClapTextEncoder
     from lightning_modules.conditioning.t5 import fresh_byte_encoder, load_text_encoder
 
+    made: TextEncoder
     if config.kind == "clap":
         if config.train:
             raise InputError("text.train: a CLAP stays frozen, for training would part its texts from its sounds")
-        return ClapTextEncoder(config.name)
-    if config.name == BYTES:
+        made = ClapTextEncoder(config.name)
+    elif config.name == BYTES:
         return fresh_byte_encoder(config)
-    return load_text_encoder(config.name, trained=config.train)
+    else:
+        made = load_text_encoder(config.name, trained=config.train)
+    require_checksum(made, config)
+    return made
 
 
 def require_conditions(names: Sequence[str], given: Mapping[str, Any]) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedConfig, T5Config, T5EncoderModel
 
 from datamodules.errors import InputError
-from datamodules.hub import hub_reachable, quiet_transformers
+from datamodules.hub import IncompleteError, local_first, quiet_transformers
 from lightning_modules.conditioning.conditions import Condition
 from lightning_modules.conditioning.text import BYTES, TextEncoder, TextEncoderConfig
 
@@ -97,54 +96,34 @@ def fresh_byte_encoder(config: TextEncoderConfig) -> T5TextEncoder:
     return T5TextEncoder(T5EncoderModel(shape), tokenizer, trained=True, max_tokens=_MAX_TOKENS[BYTES])
 
 
-class _IncompleteError(OSError):
-    """Files that are there and do not make a T5 encoder: another place may have the whole of it."""
-
-
 def load_text_encoder(name: str, *, trained: bool) -> T5TextEncoder:
     """A T5 encoder with its tokenizer from a folder in Hugging Face's layout, or from the hub (or its cache).
 
     Raises:
         InputError: it is not there and cannot be fetched, is no T5, or its files are damaged or not all there.
     """
-    local = Path(name).is_dir()
-    try:
-        try:
-            model, tokenizer = _from_pretrained(name, local=True)
-        except (OSError, ValueError, SafetensorError):
-            if local or not hub_reachable():
-                raise
-            model, tokenizer = _from_pretrained(name, local=False)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = f" ({error})" if isinstance(error, _IncompleteError) else ""
-        if local or reason:
-            message = f"the text encoder {name}: its files are incomplete or damaged{reason}; fetch it again"
-        else:
-            message = (
-                f"the text encoder {name} is not on this machine and cannot be fetched; run `make weights` where there "
-                "is a network (HF_HOME is the cache), or train with the byte-level one: TEXT=bytes"
-            )
-        raise InputError(message) from error
+    otherwise = "train with the byte-level one: TEXT=bytes"
+    model, tokenizer = local_first(_from_pretrained, name, "the text encoder", otherwise)
     bytewise = isinstance(tokenizer, ByT5Tokenizer)
     return T5TextEncoder(
         model, tokenizer, trained=trained, max_tokens=_MAX_TOKENS[BYTES] if bytewise else _DEFAULT_MAX_TOKENS
     )
 
 
-def _from_pretrained(name: str, *, local: bool) -> tuple[T5EncoderModel, Any]:
-    with quiet_transformers():
-        kind = PreTrainedConfig.get_config_dict(name, local_files_only=local)[0].get("model_type")
-        if kind not in _KINDS:
-            raise _IncompleteError(f"they are of a model of kind {kind!r}, which is no T5")
-        loaded: Any = T5EncoderModel.from_pretrained(
-            name, local_files_only=local, dtype=torch.float32, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+def _from_pretrained(name: str, local: bool) -> tuple[T5EncoderModel, Any]:
+    kind = PreTrainedConfig.get_config_dict(name, local_files_only=local)[0].get("model_type")
+    if kind not in _KINDS:
+        raise InputError(f"the text encoder {name}: is a model of kind {kind!r}, which is no T5; give one")
+    loaded: Any = T5EncoderModel.from_pretrained(
+        name, local_files_only=local, dtype=torch.float32, output_loading_info=True
+    )
     model, said = loaded
     # They would be drawn at random, with a warning.
     if said["missing_keys"]:
-        raise _IncompleteError(f"{len(said['missing_keys'])} tensors of a T5 encoder are not in it")
+        missing = len(said["missing_keys"])
+        raise InputError(f"the text encoder {name}: {missing} tensors of a T5 encoder are not in it; fetch it again")
+    tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
     # Offline, some tokenizers come back with a handful of tokens and no error.
     if len(tokenizer) < _FEWEST_TOKENS:
-        raise _IncompleteError(f"its tokenizer has only {len(tokenizer)} tokens")
+        raise IncompleteError(f"a tokenizer of {len(tokenizer)} tokens")
     return model, tokenizer

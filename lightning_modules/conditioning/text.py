@@ -3,12 +3,16 @@
 Shape letters: B items, L tokens, D width of the text encoder.
 """
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import torch
+
+from datamodules.errors import InputError
 from lightning_modules.conditioning.conditions import Condition, Conditioner
 
 BYTES = "bytes"
@@ -27,6 +31,8 @@ class TextEncoderConfig:
         dim: width, for "bytes"; a pretrained encoder brings its own.
         layers: encoder layers, for "bytes".
         heads: attention heads, for "bytes".
+        checksum: of the weights that a pretrained encoder must have, as a saved model asks for those that it was
+            trained with; "" is whatever is found under the name.
     """
 
     name: str = "google-t5/t5-base"
@@ -35,6 +41,7 @@ class TextEncoderConfig:
     dim: int = 256
     layers: int = 2
     heads: int = 4
+    checksum: str = ""
 
 
 class TextEncoder(Conditioner):
@@ -44,6 +51,32 @@ class TextEncoder(Conditioner):
     def forward(self, given: Sequence[str]) -> Condition:
         """B texts -> embeddings [B, L, D] and mask [B, L]."""
 
+    @property
+    def checksum(self) -> str:
+        """sha256 of the weights' values: the same in any file and layout.
+
+        And under any names, for the names are transformers' own, and a newer release may have others.
+        """
+        digests = set()
+        for tensor in self.parameters():
+            values: Any = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+            digests.add(hashlib.sha256(values).hexdigest() + str(list(tensor.shape)))
+        return hashlib.sha256(" ".join(sorted(digests)).encode()).hexdigest()
+
     @abstractmethod
     def save(self, folder: str | Path) -> None:
         """Writes the encoder and its tokenizer in Hugging Face's layout."""
+
+
+def require_checksum(encoder: TextEncoder, config: TextEncoderConfig) -> None:
+    """Checks that a pretrained encoder is the one that its config asks for.
+
+    Raises:
+        InputError: its weights are others.
+    """
+    if config.checksum and (found := encoder.checksum) != config.checksum:
+        raise InputError(
+            f"the text encoder {config.name}: its weights are not those that are asked for (checksum {found[:12]}, not "
+            f"{config.checksum[:12]}), and a model hears other texts with others; put those there, or name where they "
+            "are: text.name in config.yaml"
+        )

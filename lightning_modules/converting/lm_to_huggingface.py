@@ -16,6 +16,7 @@ from lightning_modules.codec.dac import DAC
 from lightning_modules.codec.stereo import StereoCodec
 from lightning_modules.conditioning.conditioners import MELODY, TEXT
 from lightning_modules.conditioning.t5 import T5TextEncoder, load_text_encoder
+from lightning_modules.conditioning.text import require_checksum
 from lightning_modules.converting.codec_huggingface import to_transformers
 from lightning_modules.converting.huggingface_files import HUB_NAME, silent_transformers
 from lightning_modules.converting.lm_huggingface import PROJECTIONS
@@ -48,6 +49,7 @@ def write_huggingface_lm(folder: str | Path, model: ConvertedModel, tell: Callab
     if encoder is None:
         assert model.text is not None, "a model without texts has been refused"
         encoder = load_text_encoder(model.text.name, trained=False)
+        require_checksum(encoder, model.text)
     heard = model.state[f"projections.{TEXT}.weight"].shape[1]
     if encoder.dim != heard:
         raise InputError(f"the text encoder's width is {encoder.dim}, and the language model hears texts of {heard}")

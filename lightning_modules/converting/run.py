@@ -64,14 +64,17 @@ def convert(
         InputError: the source cannot be read, the format does not have such a model, or ``out`` holds something else.
     """
     there = _kind_there(Path(out), to)
-    model = read_model(source, progress)
-    kind = _LM if isinstance(model, ConvertedModel) else _CODEC
-    if there is not None and there != kind:
-        raise InputError(f"{out}: is a {there}'s folder, and the source is a {kind}; choose another folder")
-    if isinstance(model, ConvertedModel):
-        if codebooks is not None or stereo:
+
+    def known(language_model: bool) -> None:
+        kind = _LM if language_model else _CODEC
+        if there is not None and there != kind:
+            raise InputError(f"{out}: is a {there}'s folder, and the source is a {kind}; choose another folder")
+        if language_model and (codebooks is not None or stereo):
             raise InputError("--codebooks and --stereo are for codecs; a language model has the codec of its codes")
-    else:
+
+    model = read_model(source, progress, known)
+    kind = _LM if isinstance(model, ConvertedModel) else _CODEC
+    if not isinstance(model, ConvertedModel):
         model = _shaped(model, codebooks, stereo)
     old = [file.name for file in Path(out).iterdir() if _is_part(file.name, kind, to)] if there else []
     with whole_folder(out, CONFIG if to == "native" else HF_CONFIG, old) as folder:

@@ -1,5 +1,6 @@
 """What a source is: a folder of ours or of others, a file of audiocraft's, or a name of the Hugging Face hub."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from datamodules.errors import InputError
@@ -19,56 +20,66 @@ from lightning_modules.model_folders import CONFIG
 
 _FILE_ENDINGS = (".bin", ".th", ".pt", ".pth", ".ckpt", ".safetensors")
 _TOKENIZER = ("tokenizer*", "spiece.model", "special_tokens_map.json", "added_tokens.json")
+Known = Callable[[bool], None]
 
 
-def read_model(source: str | Path, progress: Progress = lambda done, total: None) -> Codec | ConvertedModel:
+def read_model(
+    source: str | Path,
+    progress: Progress = lambda done, total: None,
+    known: Known = lambda language_model: None,
+) -> Codec | ConvertedModel:
     """The codec or language model that ``source`` names, whoever wrote it.
 
     Args:
         source: a folder of this suite or of transformers, a file that audiocraft exported or a folder of them, or the
             name of a model on the hub, of which no more than configs, weights and tokenizer are fetched.
         progress: called with (tensors of a language model read, all).
+        known: called with whether it is a language model, as soon as that is known: before weights are read, and
+            fetched where a config says it. What it raises ends the reading.
 
     Raises:
         InputError: there is no such thing, it is neither, or one that cannot be converted.
     """
     path = Path(source)
     if path.is_file():
-        return _read_file(path, progress)
+        return _read_file(path, progress, known)
     if path.is_dir():
-        return _read_folder(path, progress)
+        return _read_folder(path, progress, known)
     name = str(source)
     if not HUB_NAME.fullmatch(name) or name.endswith(_FILE_ENDINGS):
         raise InputError(f"{name}: there is no such file or folder, and it is no name of the Hugging Face hub")
-    return _read_folder(fetched(name), progress)
+    return _read_folder(fetched(name, known), progress, known)
 
 
-def fetched(name: str) -> Path:
+def fetched(name: str, known: Known = lambda language_model: None) -> Path:
     """A model of the hub on this machine; its config first, so that no gigabytes are fetched to be refused."""
     folder = fetch(name, [HF_CONFIG])
     if not (folder / HF_CONFIG).is_file():
         return fetch(name, [lm_audiocraft.FILE, FILE])
     fields = read_config(folder)
+    known(fields["model_type"] in LANGUAGE_MODELS)
     if fields["model_type"] in LANGUAGE_MODELS:
         checked_config(folder, fields)
         return fetch(name, [HF_CONFIG, "*.safetensors", INDEX, *_TOKENIZER])
     return fetch(name, [HF_CONFIG, "*.safetensors"])
 
 
-def _read_folder(path: Path, progress: Progress) -> Codec | ConvertedModel:
+def _read_folder(path: Path, progress: Progress, known: Known) -> Codec | ConvertedModel:
     if (path / CONFIG).exists():
-        return read_native(path, progress) if is_language_model(path) else load_codec(path)
+        language_model = is_language_model(path)
+        known(language_model)
+        return read_native(path, progress) if language_model else load_codec(path)
     if (path / HF_CONFIG).exists():
-        if read_config(path)["model_type"] in LANGUAGE_MODELS:
-            return read_huggingface_lm(path, progress)
-        return read_huggingface(path)
+        language_model = read_config(path)["model_type"] in LANGUAGE_MODELS
+        known(language_model)
+        return read_huggingface_lm(path, progress) if language_model else read_huggingface(path)
     for file in (lm_audiocraft.FILE, FILE):
         if (path / file).exists():
-            return _read_file(path / file, progress)
+            return _read_file(path / file, progress, known)
     raise InputError(f"{path}: holds no model: none of {CONFIG}, {HF_CONFIG}, {lm_audiocraft.FILE} and {FILE} is in it")
 
 
-def _read_file(path: Path, progress: Progress) -> Codec | ConvertedModel:
+def _read_file(path: Path, progress: Progress, known: Known) -> Codec | ConvertedModel:
     """The model in a file that audiocraft exported.
 
     Nothing is unpickled but tensors, numbers, text and their containers.
@@ -80,6 +91,7 @@ def _read_file(path: Path, progress: Progress) -> Codec | ConvertedModel:
             f"{path}: holds no codec but the name of one, {name!r}; convert that: mgl convert {codec_name(name)} OUT"
         )
     state, config = exported_model(package, path)
+    known(config.of_language_model)
     if not config.of_language_model:
         return read_audiocraft(state, config, str(path))
     beside = path.parent / FILE

@@ -3,6 +3,7 @@
 Shape letters: B items, C channels, N samples, K codebooks, T frames.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -41,19 +42,24 @@ class MusicModel:
     ) -> None:
         self.lm, self.conditioners, self.codec = lm, conditioners, codec
         self.checksum, self.about = checksum, about
+        self._told = False
 
     @torch.no_grad()
     def conditions(self, prompts: Sequence[str], melody: Melody | Sequence[Melody] = None) -> Conditions:
         """B texts, and melodies if the model hears any -> conditions of B rows.
 
         Args:
-            prompts: texts; an empty one is the null condition.
+            prompts: texts; an empty one is the null condition. Of a model that hears no texts they are no more than the
+                number of rows, which is said the first time.
             melody: one for all or one a prompt: a file, a waveform [C, N] at the codec's rate, or None.
 
         Raises:
             InputError: a melody for a model that hears none, one that cannot be read or has no melody in it, or
                 another number of them than prompts.
         """
+        if self.conditioners.text is None and not self._told and any(text.strip() for text in prompts):
+            self._told = True
+            warnings.warn("this model hears no texts; what the prompts say has no effect", stacklevel=3)
         classes = None
         if melody is not None:
             one = isinstance(melody, Tensor | str | Path)
