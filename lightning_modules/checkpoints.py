@@ -2,7 +2,7 @@
 
 A codec folder holds these two. A language model's folder holds them, the codec in ``codec/``, and a text encoder that
 was trained along, or came along with a checkpoint, in ``text_encoder/`` (Hugging Face's layout); of another the config
-has name and checksum.
+has name and checksum. The one that ships is named "embedded" and has the embedded codec.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from datamodules.errors import InputError
-from lightning_modules.codec.folder import codec_folder, load_codec
+from lightning_modules.codec.folder import EMBEDDED, codec_folder, load_codec
 from lightning_modules.conditioning.conditioners import Conditioners, build_conditioners
 from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
 from lightning_modules.conditioning.t5 import load_text_encoder
@@ -33,6 +33,12 @@ from lightning_modules.model_folders import (
 )
 
 TEXT_ENCODER = "text_encoder"
+_SHIPPED = Path(__file__).parent / "weights" / "lm"
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder of a language model: itself, or the package's for "embedded" (``./embedded`` is one of your own)."""
+    return _SHIPPED if model == EMBEDDED else Path(model)
 
 
 def save_model(
@@ -80,7 +86,7 @@ def load_model(
     """Reads a model folder: language model, conditioners and codec, ready to generate.
 
     Args:
-        folder: a folder written by ``save_model``.
+        folder: a folder written by ``save_model``, or "embedded".
         device: where to put it.
         dtype: type of the language model's weights; codec and text encoder stay in float32.
 
@@ -88,15 +94,16 @@ def load_model(
         InputError: no such folder, not a language model, weights that do not fit its config, or a text encoder that is
             not the one that it was trained with.
     """
+    folder = model_folder(folder)
     config = read_config(folder, "language_model")
-    conditioners = _conditioners(Path(folder), config)
+    conditioners = _conditioners(folder, config)
     shape = config_section(LanguageModelConfig, config, "lm", folder)
     # Without memory: values of its own would be drawn for nothing, and lie beside those that are read.
     with torch.device("meta"):
         lm = LanguageModel(shape, conditioners.dims)
     load_weights(folder, lm)
-    checksum = file_checksum(Path(folder) / WEIGHTS)
-    codec = load_codec(Path(folder) / "codec", device)
+    checksum = file_checksum(folder / WEIGHTS)
+    codec = load_codec(EMBEDDED if config.get("codec") == EMBEDDED else folder / "codec", device)
     if (codec.codebooks, codec.entries) != (lm.config.codebooks, lm.config.entries):
         raise InputError(
             f"{folder}: the codec has {codec.codebooks} codebooks of {codec.entries} entries, the language model "
@@ -110,6 +117,8 @@ def _conditioners(folder: Path, config: Mapping[str, Any]) -> Conditioners:
     text = config_section(TextEncoderConfig, config, "text", folder) if config.get("text") else None
     melody = config_section(MelodyConfig, config, "melody", folder) if config.get("melody") else None
     own = folder / TEXT_ENCODER
+    if text is not None and text.name == BYTES and not own.is_dir():
+        raise InputError(f"{folder}: {TEXT_ENCODER}/, which was trained along, is missing; copy the folder whole")
     if text is None or not own.is_dir():
         return build_conditioners(text, melody)
     encoder: TextEncoder = load_text_encoder(str(own), trained=text.train or text.name == BYTES)

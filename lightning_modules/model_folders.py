@@ -57,6 +57,8 @@ def whole_folder(folder: str | Path, last: str, old: Collection[str] = ()) -> It
         raise InputError(f"{folder}: no folder can be made or written here ({error.strerror})") from error
     try:
         yield partial
+        for file in partial.rglob("*"):  # safetensors writes for its owner alone, and a team reads a model
+            file.chmod(0o755 if file.is_dir() else 0o644)
         _replace(partial, folder, last, old)
     except BaseException:
         if made:

@@ -1,6 +1,7 @@
 """Model folders: what goes in comes out, and nothing else is accepted."""
 
 import ast
+import shutil
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,13 @@ def test_spoiled_model_folders_are_refused(tmp_path, model_folder):
     save_codec(model_folder / "codec", tiny.codec(entries=32))
     with pytest.raises(InputError, match="32 entries"):
         load_model(model_folder)
+
+
+def test_an_encoder_that_was_trained_along_is_never_made_up(tmp_path, model_folder):
+    shutil.copytree(model_folder, tmp_path / "m")
+    shutil.rmtree(tmp_path / "m" / "text_encoder")
+    with pytest.raises(InputError, match="copy the folder whole"):
+        load_model(tmp_path / "m")
 
 
 def test_nothing_is_unpickled():
