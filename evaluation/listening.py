@@ -14,7 +14,7 @@ from datamodules.audio_io import audio_length, read_audio
 from datamodules.errors import InputError
 from datamodules.features.chroma import ChromaExtractor, chroma_one_hot
 from datamodules.sample_order import derived_seed
-from evaluation.judges.contract import Judge
+from evaluation.judges.contract import Judge, TextJudge, offers
 from evaluation.pairing import Pair
 
 BATCH = 8
@@ -76,10 +76,19 @@ class Listener:
         judge: its embeddings and class scores are taken.
         seed: of the noise.
         device: where judge and chroma run.
+
+    Raises:
+        InputError: a judge that gives no class scores or reads no captions.
     """
 
     def __init__(self, judge: Judge, *, seed: int = 0, device: str | torch.device = "cpu") -> None:
-        self.judge, self.seed, self.device = judge, seed, torch.device(device)
+        if not isinstance(judge, TextJudge) or judge.labels is None:
+            raise InputError(
+                f"judge {judge.name} gives {', '.join(offers(judge))}; embeddings, logits and text of one judge are "
+                "needed: use embedded or a judge's folder"
+            )
+        self.judge: TextJudge = judge
+        self.seed, self.device = seed, torch.device(device)
         self.chroma = ChromaExtractor()
 
     def listen(self, pairs: Sequence[Pair]) -> Iterator[tuple[list[HeardPair], list[dict[str, str]]]]:
@@ -116,6 +125,7 @@ class Listener:
         waves = [wave.to(self.device) for one in loaded for wave in one.for_judge]
         lengths = torch.tensor([len(wave) for wave in waves], device=self.device)
         heard = self.judge.embed_audio(pad_sequence(waves, batch_first=True)[:, None], lengths)
+        assert heard.logits is not None, "a judge with labels gives logits"
         chroma = self._hear_chroma([wave for one in loaded for wave in one.for_chroma])
         sounds = [
             Sound(windows.cpu(), clip.cpu(), logits.cpu(), frames, int(length) / self.judge.sample_rate)

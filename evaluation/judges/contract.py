@@ -1,13 +1,17 @@
-"""What a judge is.
+"""What a judge is, and what it may leave out.
 
 Shape letters: B clips, N samples, W windows, D dimensions, L labels.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
+
+from datamodules.errors import InputError
+
+Offer = Literal["embeddings", "logits", "text"]
 
 
 @dataclass(frozen=True)
@@ -16,12 +20,12 @@ class AudioEmbeddings:
 
     Attributes:
         embeddings: [B, W, D], one for each window; zero where the mask is false.
-        logits: [B, L], class scores, averaged over each clip's windows.
+        logits: [B, L], class scores, averaged over each clip's windows; None from a judge without classes.
         mask: [B, W], true for windows made of the clip's own samples; at least one in each clip.
     """
 
     embeddings: Tensor
-    logits: Tensor
+    logits: Tensor | None
     mask: Tensor
 
     def clips(self) -> Tensor:
@@ -32,10 +36,17 @@ class AudioEmbeddings:
         """B tensors [W_b, D], each clip's own windows: what FAD is taken over."""
         return [clip[mask] for clip, mask in zip(self.embeddings, self.mask, strict=True)]
 
+    def checked(self, judge: str) -> "AudioEmbeddings":
+        """Itself; InputError, which names judge and clip, where anything is not finite."""
+        check_finite(self.embeddings, judge, "embeddings of clip")
+        if self.logits is not None:
+            check_finite(self.logits, judge, "class scores of clip")
+        return self
+
 
 @runtime_checkable
 class Judge(Protocol):
-    """A frozen audio-text network with class scores.
+    """A frozen network that hears clips; FAD needs no more.
 
     Attributes:
         name: short name that stands beside every number made with it.
@@ -53,8 +64,8 @@ class Judge(Protocol):
     shortest: int
 
     @property
-    def labels(self) -> Sequence[str]:
-        """Names of the classes, in the order of the logits."""
+    def labels(self) -> Sequence[str] | None:
+        """Names of the classes, in the order of the logits; None where it gives none. KL divergence needs them."""
         ...
 
     @property
@@ -66,6 +77,37 @@ class Judge(Protocol):
         """Hears wav [B, 1, N] at ``sample_rate``, of which ``lengths`` [B] samples are the clips' own."""
         ...
 
+
+@runtime_checkable
+class TextJudge(Judge, Protocol):
+    """A judge that reads captions as well; CLAP score needs one."""
+
     def embed_text(self, captions: Sequence[str]) -> Tensor:
         """Reads captions into the same space as the clips; [B, D]."""
         ...
+
+
+def offers(judge: Judge) -> tuple[Offer, ...]:
+    """What metrics can have of a judge: "embeddings" of each, "logits" where it has classes, "text" where it reads."""
+    found: list[Offer] = ["embeddings"]
+    if judge.labels is not None:
+        found.append("logits")
+    if isinstance(judge, TextJudge):
+        found.append("text")
+    return tuple(found)
+
+
+def check_finite(values: Tensor, judge: str, what: str) -> Tensor:
+    """The values [B, ...] themselves.
+
+    Raises:
+        InputError: a row is not finite; it says which, as "judge: what row of the batch".
+    """
+    finite = values.isfinite().flatten(1).all(1)
+    if not finite.all():
+        row = int((~finite).nonzero()[0])
+        raise InputError(
+            f"judge {judge}: the {what} {row} of the batch are not finite; fetch its weights again if that is so of "
+            "every clip, else leave this one out"
+        )
+    return values

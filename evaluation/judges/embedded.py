@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
 from datamodules.errors import InputError
-from evaluation.judges.contract import AudioEmbeddings
+from evaluation.judges.contract import AudioEmbeddings, check_finite
 
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"
 FORMAT = "embedded-judge-1"
@@ -131,16 +131,17 @@ class EmbeddedJudge(nn.Module):
             lengths: [B], true samples of each clip.
 
         Raises:
-            InputError: a clip shorter than ``shortest`` samples, or a wrong shape.
+            InputError: a clip shorter than ``shortest`` samples, a wrong shape, or embeddings that are not finite.
         """
         self.eval()
-        return self(wav, lengths)
+        heard: AudioEmbeddings = self(wav, lengths)
+        return heard.checked(self.name)
 
     @torch.inference_mode()
     def embed_text(self, captions: Sequence[str]) -> Tensor:
         """Reads captions; [B, D] of norm 1."""
         self.eval()
-        return self.read(captions)
+        return check_finite(self.read(captions), self.name, "embeddings of caption")
 
     def read(self, captions: Sequence[str]) -> Tensor:
         """As ``embed_text``, with gradients."""

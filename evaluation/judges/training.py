@@ -139,6 +139,7 @@ class JudgeTraining(LightningModule):
         lengths = lengths.clamp(min=self.judge.shortest, max=wav.shape[-1])
         # side by side: overlapping windows would cost twice as much and teach the same
         heard = self.judge(wav, lengths, hop_samples=self.judge.config.window_samples)
+        assert heard.logits is not None
         return nn.functional.normalize(heard.clips(), dim=-1), heard.logits
 
     def _contrastive(self, audio_BD: Tensor, batch: AudioBatch) -> Tensor:

@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 
 def weights(only: str = "") -> None:
-    """Fetches the published networks that conditioning uses into their caches, after which everything works offline.
+    """Fetches the published networks for conditioning and judging into their caches; then everything works offline.
 
-    What is there already is not fetched again. HF_HOME says where the Hugging Face cache is.
+    What is there already is not fetched again, but checked. HF_HOME says where the Hugging Face cache is, TORCH_HOME
+    where the judges' files lie.
 
     Args:
-        only: a few of them, with commas between: t5, flan_t5, clap, demucs, or any other T5 by its id on the hub
-            (google/flan-t5-xl); by default all.
+        only: a few of them, with commas between: t5, flan_t5, clap, demucs; the judges vggish, passt, laion_clap, pann,
+            encodec; or any other T5 by its id on the hub (google/flan-t5-xl). By default all.
     """
     from datamodules.errors import InputError
 
@@ -23,7 +24,7 @@ def weights(only: str = "") -> None:
     failed = []
     for name in chosen:
         what, load = known[name]
-        print(f"{name:<8} {what} ...", flush=True)
+        print(f"{name:<10} {what} ...", flush=True)
         try:
             load()
         except InputError as error:
@@ -54,6 +55,26 @@ def _known() -> dict[str, tuple[str, Callable[[], object]]]:
         "flan_t5": ("google/flan-t5-base", _text_encoder("google/flan-t5-base")),
         "clap": ("laion/larger_clap_music", clap),
         "demucs": ("htdemucs, which takes drums and bass out of melodies", demucs),
+        **_judges(),
+    }
+
+
+def _judges() -> dict[str, tuple[str, Callable[[], object]]]:
+    """The judges of the paper's metrics, and two more; files are checked against the sha256 that is pinned here."""
+    from evaluation.judges import published, resolve_judge
+
+    def file(wanted: published.Published, judge: str) -> Callable[[], object]:
+        return lambda: (published.fetch_published(wanted), resolve_judge(judge))
+
+    return {
+        "vggish": ("VGGish, the paper's judge of FAD", file(published.VGGISH, "vggish")),
+        "passt": ("PaSST, the paper's judge of KL divergence", file(published.PASST, "passt")),
+        "laion_clap": (
+            f"{published.LAION_CLAP.file}, the paper's judge of CLAP score",
+            file(published.LAION_CLAP, "clap"),
+        ),
+        "pann": ("Cnn14 at 16 kHz, another judge of FAD and KL divergence", file(published.PANN, "pann")),
+        "encodec": ("facebook/encodec_24khz, another judge of FAD", lambda: resolve_judge("encodec")),
     }
 
 
