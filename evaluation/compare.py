@@ -11,7 +11,7 @@ from evaluation.tables import METRICS
 from evaluation.uncertainty import FEWEST_FOR_INTERVAL, Interval, jackknife_difference, paired_difference
 
 # These may differ between systems: they say how much was measured and with what, not how.
-_MAY_DIFFER = ("n", "tracks", "seed", "seconds", "versions", "reference.manifest", "judge.source")
+_MAY_DIFFER = ("n", "tracks", "seed", "seconds", "versions", "reference.manifest")
 _REQUIRED = ("system", "protocol", "n", "failed", "metrics", "context", "clips")
 
 
@@ -76,9 +76,10 @@ def _read(path: Path) -> Results:
 
 def check_protocols(first: Results, second: Results) -> None:
     """Refuses two results whose numbers do not measure the same thing, naming the first difference."""
-    ours, theirs = dict(_leaves(first.data["protocol"])), dict(_leaves(second.data["protocol"]))
+    ours, theirs = dict(leaves(first.data["protocol"])), dict(leaves(second.data["protocol"]))
     for key in sorted(ours.keys() | theirs.keys()):
-        if key in _MAY_DIFFER or key.split(".")[0] in _MAY_DIFFER or ours.get(key) == theirs.get(key):
+        same = ours.get(key) == theirs.get(key)
+        if same or key in _MAY_DIFFER or key.split(".")[0] in _MAY_DIFFER or key.endswith(".source"):
             continue
         raise InputError(
             f"{first.path} and {second.path} have different protocols: {key} is {ours.get(key)!r} and "
@@ -86,10 +87,11 @@ def check_protocols(first: Results, second: Results) -> None:
         )
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What stands in a protocol, mappings within mappings unfolded: ("judges.fad.name", "vggish"), ..."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -3,6 +3,7 @@
 The page needs no network and no other file: styles, plots, pictures and audio are inside it.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 from datamodules.errors import InputError
 from evaluation import media, plots
-from evaluation.compare import Difference, Results, differences, read_results
+from evaluation.compare import Difference, Results, differences, leaves, read_results
 from evaluation.summary import summary_sentence
-from evaluation.tables import ARROWS, METRICS, interval, number
+from evaluation.tables import ARROWS, METRICS, interval, judges_text, number
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A player holds at most this much, so that a page of long songs still opens.
@@ -45,7 +46,7 @@ def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int =
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found = differences(systems)
+    found, protocol = differences(systems), systems[0].data["protocol"]
     page = environment.get_template("report.html.j2").render(
         title=_title(systems),
         summary=summary_sentence(systems, found),
@@ -56,7 +57,10 @@ def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int =
         colour=plots.colour,
         systems=[_system(one, index) for index, one in enumerate(systems)],
         context=list(systems[0].data["context"].values()),
-        protocol=systems[0].data["protocol"],
+        protocol=protocol,
+        protocol_rows=[(key.replace(".", ", ").replace("_", " "), value) for key, value in leaves(protocol)],
+        judges=judges_text(protocol),
+        judge_argument=_judge_argument(protocol),
         metric_plots=_metric_plots(systems),
         differences=_difference_rows(found),
         codebooks=_codebooks(systems),
@@ -71,6 +75,14 @@ def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int =
     partial.write_text(page, encoding="utf-8")
     partial.replace(out)
     return out
+
+
+def _judge_argument(protocol: Mapping[str, Any]) -> str:
+    """What ``--judge`` was given: a name, or one for each metric."""
+    sources = {metric: judge["source"] for metric, judge in protocol["judges"].items()}
+    alike = len(set(sources.values())) == 1
+    text = sources["fad"] if alike else "{" + ", ".join(f"{key}: {value}" for key, value in sources.items()) + "}"
+    return shlex.quote(text)
 
 
 def _title(systems: Sequence[Results]) -> str:

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,20 +16,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from datamodules.errors import InputError
 from datamodules.manifest import manifest_path
 from evaluation.judges.contract import Judge
-from evaluation.judges.loading import resolve_judge
+from evaluation.judges.panel import resolve_panel
 from evaluation.kld import EPSILON
 from evaluation.listening import HeardPair, Listener
 from evaluation.pairing import Pair, pair_clips, read_system
 from evaluation.scores import KL_DIRECTION, score_pairs
 from evaluation.uncertainty import GROUPS, LEVEL, RESAMPLES
 
-FORMAT = 1
+FORMAT = 2
 
 
 def evaluate(
     generated: str | Path,
     reference: str | Path,
-    judge: str | Path = "embedded",
+    judge: str | Path | Mapping[str, str] = "embedded",
     out: str | Path = "results.json",
     seed: int = 0,
     *,
@@ -43,22 +43,23 @@ def evaluate(
     Args:
         generated: folder with the ``manifest.jsonl`` of ``mgl generate``, and perhaps ``system.json``.
         reference: manifest of the references, or a folder that holds one.
-        judge: ``embedded`` or a judge's folder.
+        judge: one for all metrics, or one each for fad, kld and clap; see ``resolve_judge``.
         out: results.json, written whole or not at all.
         seed: of everything random.
-        device: where the judge runs; a GPU if there is one by default.
+        device: where the judges run; a GPU if there is one by default.
 
     Returns:
         What results.json holds.
 
     Raises:
-        InputError: nothing pairs, no such judge, or not one pair could be heard.
+        InputError: nothing pairs, no such judge or one that does not give what its metric needs, or not one pair could
+            be heard.
     """
     out = Path(out)
     pairing = pair_clips(generated, reference)
     system = read_system(generated)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    listener = Listener(resolve_judge(judge, device), seed=seed, device=device)
+    listener = Listener(resolve_panel(judge, device), seed=seed, device=device)
     heard, failed = _listen(listener, pairing.pairs)
     if not heard:
         raise InputError(f"none of {len(pairing.pairs)} pairs could be heard; the first: {failed[0]['reason']}")
@@ -67,7 +68,7 @@ def evaluate(
     results = {
         "format": FORMAT,
         "system": dict(system),
-        "protocol": _protocol(listener, judge, reference, heard, seed),
+        "protocol": _protocol(listener, reference, heard, seed),
         "n": len(heard),
         "failed": failed,
         "not_generated": len(pairing.only_reference),
@@ -104,14 +105,15 @@ def _listen(listener: Listener, pairs: Sequence[Pair]) -> tuple[list[HeardPair],
     return heard, failed
 
 
-def _protocol(
-    listener: Listener, source: str | Path, reference: str | Path, heard: Sequence[HeardPair], seed: int
-) -> dict[str, Any]:
-    """Everything that a number depends on beside the clips, and where judge and references were found."""
-    chroma = listener.chroma
+def _protocol(listener: Listener, reference: str | Path, heard: Sequence[HeardPair], seed: int) -> dict[str, Any]:
+    """Everything that a number depends on beside the clips, and where judges and references were found."""
+    chroma, panel = listener.chroma, listener.panel
     seconds = [one.generated.seconds for one in heard]
     return {
-        "judge": describe_judge(listener.judge) | {"source": str(source)},
+        "judges": {
+            metric: describe_judge(judge) | {"source": panel.sources[metric]}
+            for metric, judge in panel.by_metric.items()
+        },
         "reference": {
             "manifest": str(reference),
             "sha256": sha256(manifest_path(reference).read_bytes()).hexdigest(),

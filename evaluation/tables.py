@@ -43,11 +43,18 @@ def interval(score: Mapping[str, Any]) -> str:
     return f"{number(score['low'])} to {number(score['high'])}"
 
 
+def judges_text(protocol: Mapping[str, Any]) -> str:
+    """Who heard: "judge embedded 1f3a...", or one for each metric."""
+    told = {metric: f"{judge['name']} {judge['checksum'][:12]}" for metric, judge in protocol["judges"].items()}
+    if len(set(told.values())) == 1:
+        return f"judge {told['fad']}"
+    return "judges: " + ", ".join(f"{metric.name} {told[metric.key]}" for metric in METRICS if metric.key in told)
+
+
 def scores_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """Systems and the rows to read them by, for the terminal."""
     first = results[0]
-    judge = first["protocol"]["judge"]
-    table = Table(title=f"judge {judge['name']} {judge['checksum'][:12]}, 95 % intervals", title_justify="left")
+    table = Table(title=f"{judges_text(first['protocol'])}, 95 % intervals", title_justify="left")
     table.add_column("system")
     for metric in METRICS:
         table.add_column(f"{metric.name} {ARROWS[metric.better]}", justify="right", no_wrap=True)

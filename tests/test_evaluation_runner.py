@@ -3,15 +3,17 @@
 import json
 import math
 
+import judge_weights
 import numpy as np
 import pytest
 import torch
 from evaluation_clips import CAPTIONS, RATE, random_judge, sine, write_clips
 
-from datamodules.audio_io import write_audio
+from datamodules.audio_io import read_audio, write_audio
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest, write_manifest
 from evaluation.compare import differences, read_results
+from evaluation.judges import resolve_judge
 from evaluation.judges.embedded import load_judge
 from evaluation.kld import kl_divergence
 from evaluation.runner import evaluate
@@ -52,8 +54,9 @@ def test_results_have_the_promised_shape(tmp_path, judge, reference):
     for score in found["metrics"].values():
         assert score["low"] <= score["value"] <= score["high"]
     protocol = found["protocol"]
-    assert protocol["judge"]["checksum"] == load_judge(judge).checksum
-    assert protocol["judge"]["sample_rate"] == RATE
+    for metric in ("fad", "kld", "clap"):
+        assert protocol["judges"][metric]["checksum"] == load_judge(judge).checksum
+        assert protocol["judges"][metric]["sample_rate"] == RATE
     assert protocol["kld"]["direction"] == "reference_to_generated"
     assert (protocol["n"], protocol["seed"]) == (6, 3)
     assert set(found["context"]) == {"reference", "shuffled", "noise"}
@@ -70,8 +73,6 @@ def test_numbers_equal_what_the_judge_says_clip_by_clip(tmp_path, judge, referen
     generated = write_clips(tmp_path / "generated", noisy(0.05))
     found = evaluate(generated, reference, judge, tmp_path / "results.json")
     network = load_judge(judge)
-    from datamodules.audio_io import read_audio
-
     for clip in found["clips"]:
         sounds = []
         for folder in (generated, reference):
@@ -94,6 +95,40 @@ def test_a_copy_of_the_references_is_perfect_and_noise_is_worse(tmp_path, judge,
     assert scores[0]["fad"]["value"] < scores[1]["fad"]["value"] < scores[2]["fad"]["value"]
     assert scores[0]["fad"]["value"] < 1e-6
     assert scores[0]["chroma"]["value"] == 1
+
+
+def test_each_metric_may_have_a_judge_of_its_own(tmp_path, judge, reference):
+    """The paper's: VGGish for FAD, PaSST for KL, CLAP for the captions, of three rates."""
+    named = {
+        "fad": f"vggish:{judge_weights.vggish_file(tmp_path / 'vggish.pth')}",
+        "kld": f"passt:{judge_weights.passt_file(tmp_path / 'passt.pt')}",
+        "clap": f"clap:{judge_weights.clap_folder(tmp_path / 'clap')}",
+    }
+    generated = write_clips(tmp_path / "generated", noisy(0.05))
+    found = evaluate(generated, reference, named, tmp_path / "results.json")
+    assert [one["name"] for one in found["protocol"]["judges"].values()] == ["vggish", "passt", "clap:clap"]
+    assert all(score["value"] is not None for score in found["metrics"].values())
+    judges = {metric: resolve_judge(name) for metric, name in named.items()}
+    for clip in found["clips"][:2]:
+        heard = {}
+        for metric in ("kld", "clap"):
+            rate = judges[metric].sample_rate
+            waves = [
+                read_audio(f / f"{clip['id']}.wav", sample_rate=rate, duration=2.0) for f in (generated, reference)
+            ]
+            heard[metric] = [judges[metric].embed_audio(wav[None], torch.tensor([wav.shape[-1]])) for wav in waves]
+        made, real = (one.logits for one in heard["kld"])
+        assert clip["kld"] == pytest.approx(float(kl_divergence(made, real)), abs=1e-4)
+        text = judges["clap"].embed_text([clip["caption"]])
+        cosine = torch.nn.functional.cosine_similarity(heard["clap"][0].clips(), text)
+        assert clip["clap"] == pytest.approx(float(cosine), abs=1e-4)
+    embedded = evaluate(generated, reference, judge, tmp_path / "embedded.json")
+    assert embedded["metrics"]["chroma"] == found["metrics"]["chroma"]
+    assert embedded["metrics"]["fad"]["value"] != found["metrics"]["fad"]["value"]
+    with pytest.raises(InputError, match="vggish gives embeddings, and kld needs logits"):
+        evaluate(generated, reference, named["fad"], tmp_path / "no.json")
+    with pytest.raises(InputError, match="'clap' is missing"):
+        evaluate(generated, reference, {"fad": str(judge), "kld": str(judge)}, tmp_path / "no.json")
 
 
 def test_pairs_are_made_by_id(tmp_path, judge, reference):
@@ -194,7 +229,7 @@ def test_different_protocols_are_refused(tmp_path, judge, reference):
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     evaluate(folder, reference, judge, paths[0])
     evaluate(folder, reference, random_judge(tmp_path / "else", seed=1), paths[1])
-    with pytest.raises(InputError, match=r"judge\.checksum"):
+    with pytest.raises(InputError, match=r"judges\.clap\.checksum"):
         read_results(paths)
     with pytest.raises(InputError, match="two systems"):
         read_results([paths[0], paths[0]])
