@@ -1,7 +1,8 @@
 """How sure a number is: intervals over clips, or over tracks where several clips are cut from one.
 
 A mean over clips is resampled (percentile bootstrap). FAD is not: resampling draws clips twice, which shrinks the
-clouds and moves every replicate upward, so its interval comes from leaving groups of clips out (jackknife).
+clouds and moves every replicate upward, so its interval comes from leaving groups of clips out (jackknife). Such an
+interval says how FAD at this number of clips may vary; the bias that this number brings lies outside it.
 """
 
 import math
@@ -56,7 +57,7 @@ def bootstrap_mean(
         raise InputError(f"an interval needs at least 2 clips, not {data.size}")
     if not np.isfinite(data).all():
         raise InputError("an interval needs finite values; leave failed clips out")
-    member = _numbered(tracks, len(data))
+    member = numbered(tracks, len(data))
     sums, counts = np.bincount(member, data), np.bincount(member)
     if len(sums) < 2:
         raise InputError("an interval needs clips of at least 2 tracks, not 1")
@@ -99,14 +100,34 @@ def bootstrap_ratio(
     return Interval(value, min(value, float(low)), max(value, float(high)))
 
 
-def _numbered(tracks: Sequence[Hashable] | None, count: int) -> NDArray[np.int64]:
-    """[count]: the number of each clip's track, in the order of their first clips."""
+def numbered(tracks: Sequence[Hashable] | None, count: int) -> NDArray[np.int64]:
+    """[count]: the number of each clip's track, in the order of their first clips; each its own without tracks.
+
+    Raises:
+        InputError: not one track for each clip.
+    """
     if tracks is None:
         return np.arange(count)
     if len(tracks) != count:
         raise InputError(f"{count} clips need as many tracks, not {len(tracks)}")
     numbers = {track: number for number, track in enumerate(dict.fromkeys(tracks))}
     return np.array([numbers[track] for track in tracks], dtype=np.int64)
+
+
+def few_samples_warning(count: int, dim: int) -> str | None:
+    """Why a Frechet distance over so few embeddings says little; None where there are enough.
+
+    Args:
+        count: embeddings on the smaller side.
+        dim: their dimensions; twice as many embeddings are enough for FAD-infinity.
+    """
+    if count >= 2 * dim:
+        return None
+    how = "far too high: their covariance lacks full rank" if count <= dim else "too high"
+    return (
+        f"FAD over {count} embeddings of {dim} dimensions is {how}; compare it at equal numbers alone, or give "
+        f"{2 * dim} and more"
+    )
 
 
 def paired_difference(
@@ -133,7 +154,7 @@ def jackknife_groups(
     count: int, tracks: Sequence[Hashable] | None = None, *, seed: int = 0, groups: int = GROUPS
 ) -> NDArray[np.int64]:
     """[count] group numbers: tracks dealt out as evenly as can be in a seeded order, all clips of one together."""
-    member = _numbered(tracks, count)
+    member = numbered(tracks, count)
     total = int(member.max()) + 1
     numbers = np.empty(total, dtype=np.int64)
     numbers[np.random.default_rng(seed).permutation(total)] = np.arange(total) % min(groups, total)

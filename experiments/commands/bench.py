@@ -10,13 +10,14 @@ if TYPE_CHECKING:
 def bench(what: list[str], json: str = "", repeats: int = 7, quick: bool = False) -> None:
     """Measures this suite beside what one would use instead.
 
-    "data": loading. "codec": speed, memory, and that its codes are transformers'. "kills": runs that are killed.
+    "data": loading. "codec": speed, memory, and that its codes are transformers'. "metrics": Frechet distances beside
+    frechet-audio-distance's. "kills": runs that are killed.
 
     Every ratio comes from functions that take turns in this one run on one thread. Figures are worth most on a machine
     that does nothing else.
 
     Args:
-        what: "data", "codec", "kills", or several.
+        what: "data", "codec", "metrics", "kills", or several.
         json: file for the figures.
         repeats: turns of which the median is taken.
         quick: a tenth of the work, to try it out; the figures mean little.
@@ -60,6 +61,12 @@ def _codec(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]"
     return codec_rows(repeats, quick, say)
 
 
+def _metrics(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]":
+    from experiments.benchmarks.metrics import metric_rows
+
+    return metric_rows(repeats, quick, say)
+
+
 def _kills(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]":
     """The table of kills, printed, and a row for each command that was killed."""
     from pathlib import Path
@@ -81,4 +88,4 @@ def _kills(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]"
     return rows
 
 
-BENCHMARKS = {"data": _data, "codec": _codec, "kills": _kills}
+BENCHMARKS = {"data": _data, "codec": _codec, "metrics": _metrics, "kills": _kills}
