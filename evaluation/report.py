@@ -13,7 +13,7 @@ from datamodules.errors import InputError
 from evaluation import media, plots
 from evaluation.compare import Difference, Results, differences, leaves, read_results
 from evaluation.summary import summary_sentence
-from evaluation.tables import ARROWS, METRICS, interval, judges_text, number
+from evaluation.tables import ARROWS, METRICS, infinity_text, interval, judges_text, number
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A player holds at most this much, so that a page of long songs still opens.
@@ -236,4 +236,6 @@ def _notes(systems: Sequence[Results]) -> list[str]:
                 notes.append(f"{one.name}, {metric.name}: {what}: {score.get('interval', 'missing')}.")
             if score.get("note"):
                 notes.append(f"{one.name}, {metric.name}: {score['note']}.")
+            if said := infinity_text(score):
+                notes.append(f"{one.name}, {metric.name}: {said}.")
     return notes

@@ -7,12 +7,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.errors import InputError
 from evaluation.chroma_similarity import chroma_similarity
 from evaluation.clap_score import clap_score
-from evaluation.fad import Moments, frechet_distance
+from evaluation.fad import Moments, ReferenceGaussian, frechet_distance
+from evaluation.fad_infinity import fad_infinity, fad_infinity_interval
 from evaluation.kld import Direction, kl_divergence
 from evaluation.listening import HeardPair, Sound
-from evaluation.uncertainty import FEWEST_FOR_INTERVAL, bootstrap_mean, jackknife, jackknife_groups
+from evaluation.uncertainty import (
+    FEWEST_FOR_INTERVAL,
+    bootstrap_mean,
+    few_samples_warning,
+    jackknife,
+    jackknife_groups,
+)
 
 KL_DIRECTION: Direction = "reference_to_generated"
 Score = dict[str, Any]
@@ -32,8 +40,12 @@ def score_pairs(heard: Sequence[HeardPair], seed: int) -> tuple[dict[str, Score]
     generated, reference = [one.generated for one in heard], [one.reference for one in heard]
     per_clip = clip_values(heard, generated, reference)
     tracks = [one.pair.track for one in heard]
-    metrics = {"fad": fad_score(reference, generated, tracks, seed)} | _means(per_clip, tracks, seed)
-    clips = [{name: per_clip[name][row] for name in per_clip} for row in range(len(heard))]
+    fad = fad_score(reference, generated, tracks, seed)
+    if fad["value"] is not None:
+        fad["infinity"] = infinity_score(reference, generated, tracks, seed)
+    metrics = {"fad": fad} | _means(per_clip, tracks, seed)
+    shown = per_clip | {"fad_of_clip": clip_distances(reference, generated)}
+    clips = [{name: shown[name][row] for name in shown} for row in range(len(heard))]
     return metrics, _context(heard, seed), clips
 
 
@@ -59,6 +71,18 @@ def clip_values(
     }
 
 
+def clip_distances(reference: Sequence[Sound], generated: Sequence[Sound]) -> Values:
+    """FAD of each clip's own windows to the Gaussian of all references: it finds outliers, and is no mean's part.
+
+    None where there are not two windows.
+    """
+    real = _windows(reference)
+    if len(real) < 2:
+        return [None] * len(generated)
+    gaussian = ReferenceGaussian(*Moments.of(real).gaussian())
+    return [gaussian.distance(sound.windows) if len(sound.windows) > 1 else None for sound in generated]
+
+
 def _chroma(made: Sound, real: Sound) -> float | None:
     frames = min(len(made.chroma), len(real.chroma))
     value, compared = chroma_similarity(made.chroma[None, :frames], real.chroma[None, :frames])
@@ -73,8 +97,8 @@ def fad_score(reference: Sequence[Sound], generated: Sequence[Sound], tracks: Se
     if min(len(real), len(made)) < 2:
         return _nothing(f"at least 2 windows a side are needed, not {min(len(real), len(made))}; use longer clips")
     score: Score = {"windows": {"reference": len(real), "generated": len(made)}}
-    if min(len(real), len(made)) <= real.shape[1]:
-        score["note"] = f"no more windows than the {real.shape[1]} dimensions: biased upward, compare equal n only"
+    if warning := few_samples_warning(min(len(real), len(made)), real.shape[1]):
+        score["note"] = warning
     if len(set(tracks)) < FEWEST_FOR_INTERVAL:
         value = frechet_distance(*Moments.of(real).gaussian(), *Moments.of(made).gaussian())
         return score | _no_interval(value, len(set(tracks)))
@@ -82,6 +106,22 @@ def fad_score(reference: Sequence[Sound], generated: Sequence[Sound], tracks: Se
     interval, without = jackknife(_fad_without(reference, generated, groups), int(groups.max()) + 1, least=0.0)
     method = {"method": "delete-group jackknife over tracks", "without": without}
     return interval._asdict() | method | score
+
+
+def infinity_score(reference: Sequence[Sound], generated: Sequence[Sound], tracks: Sequence[str], seed: int) -> Score:
+    """FAD extrapolated to any number of windows of the generated clips, against all windows of the references."""
+    made = _windows(generated)
+    owners = [track for sound, track in zip(generated, tracks, strict=True) for _ in sound.windows]
+    try:
+        gaussian = ReferenceGaussian(*Moments.of(_windows(reference)).gaussian())
+        line = fad_infinity(gaussian, made, owners, seed=seed)
+        score: Score = {"r2": line.r2, "sizes": line.sizes, "distances": line.distances}
+        if len(set(tracks)) < FEWEST_FOR_INTERVAL:
+            return _no_interval(line.value, len(set(tracks))) | score
+        interval = fad_infinity_interval(gaussian, made, owners, seed=seed)
+    except InputError as error:
+        return _nothing(str(error))
+    return interval._asdict() | {"method": "delete-group jackknife over tracks"} | score
 
 
 def _fad_without(reference: Sequence[Sound], generated: Sequence[Sound], groups: Any) -> Callable[[int | None], float]:

@@ -77,8 +77,17 @@ def _cell(scores: Mapping[str, Any], key: str) -> str:
     return number(score["value"]) + bounds
 
 
+def infinity_text(score: Mapping[str, Any]) -> str:
+    """FAD-infinity in words; nothing where there is none."""
+    infinity = score.get("infinity") or {}
+    if infinity.get("value") is None:
+        return ""
+    bounds = f" ({interval(infinity)})" if interval(infinity) else ""
+    return f"{number(infinity['value'])}{bounds} extrapolated to any number of windows, R2 {infinity['r2']:.2f}"
+
+
 def failures_text(results: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each thing that could not run, and why."""
+    """One line for each thing that could not run, and why, or that a number alone does not tell."""
     for metric in METRICS:
         score = results["metrics"][metric.key]
         if score["value"] is None:
@@ -87,6 +96,8 @@ def failures_text(results: Mapping[str, Any]) -> Iterator[str]:
             yield f"{metric.name}: no interval: {score['interval']}"
         if score.get("note"):
             yield f"{metric.name}: {score['note']}"
+        if said := infinity_text(score):
+            yield f"{metric.name}: {said}"
     for failure in results["failed"]:
         yield f"{failure['id']}: left out: {failure['reason']}"
     if results["not_generated"]:

@@ -13,10 +13,13 @@ from datamodules.audio_io import read_audio, write_audio
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest, write_manifest
 from evaluation.compare import differences, read_results
+from evaluation.fad import ReferenceGaussian, frechet_distance
+from evaluation.fad_infinity import fad_infinity
 from evaluation.judges import resolve_judge
 from evaluation.judges.embedded import load_judge
 from evaluation.kld import kl_divergence
 from evaluation.runner import evaluate
+from evaluation.tables import failures_text
 
 IDS = [f"clip{index}" for index in range(6)]
 
@@ -63,7 +66,7 @@ def test_results_have_the_promised_shape(tmp_path, judge, reference):
     for clip in found["clips"]:
         assert (out.parent / clip["generated"]).samefile(generated / f"{clip['id']}.wav")
         assert (out.parent / clip["reference"]).samefile(reference / f"{clip['id']}.wav")
-        assert {"caption", "kld", "clap", "chroma", "seconds"} <= set(clip)
+        assert {"caption", "kld", "clap", "chroma", "fad_of_clip", "seconds"} <= set(clip)
     assert [clip["caption"] for clip in found["clips"]] == list(CAPTIONS)
     assert np.mean([clip["kld"] for clip in found["clips"]]) == pytest.approx(found["metrics"]["kld"]["value"])
     assert not list(out.parent.glob("*.partial"))
@@ -164,6 +167,39 @@ def test_clips_that_cannot_be_heard_are_listed(tmp_path, judge, reference):
     assert found["metrics"]["fad"]["value"] is not None
     assert found["metrics"]["fad"]["low"] is None
     assert "at least 4 tracks" in found["metrics"]["kld"]["interval"]
+
+
+def test_fad_is_extrapolated_where_there_are_windows_enough(tmp_path, reference, capsys):
+    judge = random_judge(tmp_path / "judge", window_frames=16, hop_frames=4)
+    clips = {f"{name}-{k}": wav for name, wav in noisy(0.1).items() for k in range(2)}
+    real = write_clips(tmp_path / "real", {name: noisy(0.0)[name[:5]] for name in clips})
+    found = evaluate(write_clips(tmp_path / "made", clips), real, judge, tmp_path / "results.json", seed=1)
+    fad, network = found["metrics"]["fad"], load_judge(judge)
+    heard = {}
+    for side in ("made", "real"):
+        waves = [read_audio(tmp_path / side / f"{name}.wav", sample_rate=RATE)[0] for name in clips]
+        sounds = network.embed_audio(torch.stack(waves)[:, None], torch.tensor([len(wave) for wave in waves]))
+        heard[side] = [window.double().numpy() for window in sounds.windows()]
+    windows = np.concatenate(heard["real"])
+    gaussian = ReferenceGaussian(windows.mean(0), np.cov(windows, rowvar=False))
+    owners = [name for name, own in zip(clips, heard["made"], strict=True) for _ in own]
+    wanted = fad_infinity(gaussian, np.concatenate(heard["made"]), owners, seed=1)
+    assert fad["infinity"]["value"] == pytest.approx(wanted.value, rel=1e-4, abs=1e-6)
+    assert fad["infinity"]["low"] <= fad["infinity"]["value"] <= fad["infinity"]["high"]
+    for clip, own in zip(found["clips"], heard["made"], strict=True):
+        covariances = np.cov(windows, rowvar=False), np.cov(own, rowvar=False)
+        alone = frechet_distance(windows.mean(0), covariances[0], own.mean(0), covariances[1])
+        assert clip["fad_of_clip"] == pytest.approx(alone, rel=1e-4)
+    (line,) = [line for line in failures_text(found) if "extrapolated" in line]
+    assert f"R2 {wanted.r2:.2f}" in line
+
+
+def test_few_windows_are_warned_of(tmp_path, judge, reference):
+    found = evaluate(write_clips(tmp_path / "generated", noisy(0.05)), reference, judge, tmp_path / "results.json")
+    fad = found["metrics"]["fad"]
+    assert "too high" in fad["note"]
+    assert fad["infinity"]["value"] is None
+    assert "at least 32 embeddings" in fad["infinity"]["interval"]
 
 
 def test_one_clip_has_no_fad_but_the_rest(tmp_path, judge, reference):
