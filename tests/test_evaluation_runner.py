@@ -20,6 +20,7 @@ from evaluation.judges.embedded import load_judge
 from evaluation.kld import kl_divergence
 from evaluation.runner import evaluate
 from evaluation.tables import failures_text
+from experiments.__main__ import main
 
 IDS = [f"clip{index}" for index in range(6)]
 
@@ -202,6 +203,22 @@ def test_few_windows_are_warned_of(tmp_path, judge, reference):
     assert "at least 32 embeddings" in fad["infinity"]["interval"]
 
 
+def test_the_command_fails_with_a_clip_that_failed_unless_that_is_allowed(tmp_path, judge, reference, capsys):
+    generated = write_clips(tmp_path / "generated", noisy(0.05))
+    out = tmp_path / "results.json"
+    given = ["evaluate", "--generated", str(generated), "--reference", str(reference), "--out", str(out)]
+    main([*given, "--judge", f"{{fad: {judge}, kld: {judge}, clap: {judge}}}"])
+    assert json.loads(out.read_text())["protocol"]["judges"]["kld"]["source"] == str(judge)
+    (generated / "clip2.wav").write_bytes(b"not audio")
+    out.unlink()
+    with pytest.raises(SystemExit) as stopped:
+        main([*given, "--judge", str(judge)])
+    assert stopped.value.code == 1
+    assert "1 of 6 clips could not be scored" in capsys.readouterr().err
+    assert json.loads(out.read_text())["n"] == 5
+    main([*given, "--judge", str(judge), "--allow_failed", "true"])
+
+
 def test_one_clip_has_no_fad_but_the_rest(tmp_path, judge, reference):
     generated = write_clips(tmp_path / "generated", {"clip0": sine(60)})
     found = evaluate(generated, reference, judge, tmp_path / "results.json")
@@ -304,7 +321,7 @@ def test_the_command_prints_what_ran_and_what_did_not(tmp_path, judge, reference
     from experiments.commands.evaluate import evaluate as command
 
     generated = write_clips(tmp_path / "generated", {"clip0": sine(60), "stranger": sine(61)})
-    command(str(generated), str(reference), str(judge), str(tmp_path / "results.json"))
+    command(str(generated), str(reference), str(judge), str(tmp_path / "results.json"), allow_failed=True)
     printed = capsys.readouterr().out
     assert "FAD: not computed: FAD compares sets of clips" in printed
     assert "KL: no interval: an interval needs at least 4 tracks, not 1" in printed

@@ -7,6 +7,7 @@ def evaluate(
     judge: str | dict[str, str] = "embedded",
     out: str = "results.json",
     seed: int = 0,
+    allow_failed: bool = False,
 ) -> None:
     """Scores generated clips: FAD, KL divergence, CLAP score and chroma similarity, each with an interval.
 
@@ -18,7 +19,11 @@ def evaluate(
             "{fad: vggish, kld: passt, clap: clap}".
         out: Where the results go.
         seed: Seed of everything random: bootstrap, groups of the jackknife, shuffled rows.
+        allow_failed: Be content with the clips that could be heard; without it the results are written all the same,
+            and the command ends with exit code 1.
     """
+    import sys
+
     from rich.console import Console
 
     from evaluation.runner import evaluate as run
@@ -29,3 +34,11 @@ def evaluate(
     for line in failures_text(results):
         print(line)
     print(f"wrote {out}")
+    if results["failed"] and not allow_failed:
+        count = len(results["failed"])
+        print(
+            f"mgl evaluate: {count} of {count + results['n']} clips could not be scored; mend them, or accept it with "
+            "--allow_failed true",
+            file=sys.stderr,
+        )
+        sys.exit(1)
