@@ -3,18 +3,18 @@
 Shape letters: N samples, W windows, D dimensions, L labels, T chroma frames, P pitch classes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.audio_io import audio_length, read_audio
 from datamodules.errors import InputError
-from datamodules.features.chroma import ChromaExtractor, chroma_one_hot
+from datamodules.features.chroma import ChromaExtractor
 from datamodules.sample_order import derived_seed
-from evaluation.judges.contract import AudioEmbeddings, Judge
+from evaluation.ears import ChromaEar, Ear, JudgeEar
+from evaluation.heard import HeardBefore, content_key
 from evaluation.judges.panel import Panel
 from evaluation.pairing import Pair
 
@@ -61,12 +61,14 @@ class HeardPair:
     text: Tensor | None
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A pair's audio: by rate the waves [N] of generated, reference and noise."""
+@dataclass
+class _Side:
+    """One of a pair's three sounds: its key, its waves [N] by rate as they are read, and what ears heard in it."""
 
-    pair: Pair
-    waves: Mapping[int, list[Tensor]]
+    key: str
+    read: Callable[[int], Tensor]
+    waves: dict[int, Tensor] = field(default_factory=dict)
+    heard: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 class Listener:
@@ -76,11 +78,26 @@ class Listener:
         panel: who hears for which metric.
         seed: of the noise.
         device: where judges and chroma run.
+        before: what was heard before is not heard again; None hears all of it.
     """
 
-    def __init__(self, panel: Panel, *, seed: int = 0, device: str | torch.device = "cpu") -> None:
-        self.panel, self.seed, self.device = panel, seed, torch.device(device)
-        self.chroma = ChromaExtractor()
+    def __init__(
+        self,
+        panel: Panel,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        before: HeardBefore | None = None,
+    ) -> None:
+        self.panel, self.seed, self.before = panel, seed, before or HeardBefore(None)
+        self._chroma = ChromaEar(torch.device(device))
+        self._judges = {id(judge): JudgeEar(judge, torch.device(device)) for judge in panel.distinct}
+        self.ears: list[Ear] = [*self._judges.values(), self._chroma]
+
+    @property
+    def chroma(self) -> ChromaExtractor:
+        """How chroma is computed."""
+        return self._chroma.extractor
 
     def listen(self, pairs: Sequence[Pair]) -> Iterator[tuple[list[HeardPair], list[dict[str, str]]]]:
         """Yields, batch by batch, what was heard and which clips failed, as ``{"id", "reason"}``."""
@@ -88,65 +105,66 @@ class Listener:
             loaded, failed = [], []
             for pair in pairs[start : start + BATCH]:
                 try:
-                    loaded.append(self._load(pair))
+                    loaded.append((pair, self._load(pair)))
                 except InputError as error:
                     failed.append({"id": pair.id, "reason": str(error)})
             yield self._hear(loaded) if loaded else [], failed
 
-    def _load(self, pair: Pair) -> _Loaded:
+    def _load(self, pair: Pair) -> list[_Side]:
+        """Generated, reference and noise, with what was heard before, and the waves of whoever has yet to hear."""
         frames, rate = audio_length(pair.generated)
         seconds = frames / rate
-        waves = {}
-        for target in {judge.sample_rate for judge in self.panel.distinct} | {self.chroma.sample_rate}:
-            generated = read_audio(pair.generated, sample_rate=target)[0]
-            reference = read_audio(pair.reference, sample_rate=target, duration=seconds)[0]
-            generator = torch.Generator().manual_seed(derived_seed(self.seed, pair.id, "noise", target))
-            waves[target] = [generated, reference, _NOISE_LEVEL * torch.randn(len(generated), generator=generator)]
-        for judge in self.panel.distinct:
-            _require_length(judge, pair, waves[judge.sample_rate])
-        return _Loaded(pair, waves)
+        audio_length(pair.reference)  # a missing file is told of by its name
 
-    def _hear(self, loaded: list[_Loaded]) -> list[HeardPair]:
-        """Three sounds a pair, all in one batch."""
-        heard = {id(judge): self._hear_with(judge, loaded) for judge in self.panel.distinct}
-        windows = heard[id(self.panel.fad)].windows()
-        logits = heard[id(self.panel.kld)].logits
-        assert logits is not None, "a judge with labels gives logits"
-        clips = heard[id(self.panel.clap)].clips()
-        waves = [wave for one in loaded for wave in one.waves[self.chroma.sample_rate]]
-        sounds = [
-            Sound(one.cpu(), clip.cpu(), scores.cpu(), frames, len(wave) / self.chroma.sample_rate)
-            for one, clip, scores, frames, wave in zip(
-                windows, clips, logits, self._hear_chroma(waves), waves, strict=True
-            )
+        def noise(target: int) -> Tensor:
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, pair.id, "noise", target))
+            return _NOISE_LEVEL * torch.randn(round(seconds * target), generator=generator)
+
+        sides = [
+            _Side(content_key(pair.generated), lambda target: read_audio(pair.generated, sample_rate=target)[0]),
+            _Side(
+                f"{content_key(pair.reference)} {seconds:.6f}",
+                lambda target: read_audio(pair.reference, sample_rate=target, duration=seconds)[0],
+            ),
+            _Side(f"noise {self.seed} {pair.id} {seconds:.6f}", noise),
         ]
-        captions = [one.pair.caption for one in loaded]
+        for ear in self.ears:
+            for name, side in zip(("clip", "reference", "noise"), sides, strict=True):
+                if (heard := self.before.get(ear.key, side.key)) is not None:
+                    side.heard[ear.key] = heard
+                    continue
+                if ear.sample_rate not in side.waves:
+                    side.waves[ear.sample_rate] = side.read(ear.sample_rate)
+                _require_length(ear, name, pair, side.waves[ear.sample_rate])
+        return sides
+
+    def _hear(self, loaded: Sequence[tuple[Pair, list[_Side]]]) -> list[HeardPair]:
+        """Whoever has yet to hear hears all that is new in one batch."""
+        for ear in self.ears:
+            new = [side for _, sides in loaded for side in sides if ear.key not in side.heard]
+            if new:
+                for side, heard in zip(new, ear.hear([side.waves[ear.sample_rate] for side in new]), strict=True):
+                    side.heard[ear.key] = heard
+                    self.before.keep(ear.key, side.key, heard)
+        captions = [pair.caption for pair, _ in loaded]
         texts = self.panel.clap.embed_text(captions).cpu()
         pairs = []
-        for row, one in enumerate(loaded):
-            generated, reference, noise = sounds[3 * row : 3 * row + 3]
-            pairs.append(HeardPair(one.pair, generated, reference, noise, texts[row] if captions[row] else None))
+        for row, (pair, sides) in enumerate(loaded):
+            generated, reference, noise = (self._sound(pair, side) for side in sides)
+            pairs.append(HeardPair(pair, generated, reference, noise, texts[row] if captions[row] else None))
         return pairs
 
-    def _hear_with(self, judge: Judge, loaded: Sequence[_Loaded]) -> AudioEmbeddings:
-        waves = [wave.to(self.device) for one in loaded for wave in one.waves[judge.sample_rate]]
-        lengths = torch.tensor([len(wave) for wave in waves], device=self.device)
-        return judge.embed_audio(pad_sequence(waves, batch_first=True)[:, None], lengths)
-
-    def _hear_chroma(self, waves: list[Tensor]) -> list[Tensor]:
-        lengths = torch.tensor([len(wave) for wave in waves])
-        padded = pad_sequence(waves, batch_first=True).to(self.device)
-        chroma, mask = self.chroma(padded, lengths)
-        one_hot = chroma_one_hot(chroma, silent_class=None)
-        return [clip[valid].cpu() for clip, valid in zip(one_hot, mask, strict=True)]
+    def _sound(self, pair: Pair, side: _Side) -> Sound:
+        fad, kld, clap = (
+            side.heard[self._judges[id(judge)].key] for judge in (self.panel.fad, self.panel.kld, self.panel.clap)
+        )
+        frames, rate = audio_length(pair.generated)
+        return Sound(fad["windows"], clap["clip"], kld["logits"], side.heard[self._chroma.key]["chroma"], frames / rate)
 
 
-def _require_length(judge: Judge, pair: Pair, waves: Sequence[Tensor]) -> None:
-    """InputError for a clip or reference that is too short for a judge."""
-    least = judge.shortest / judge.sample_rate
-    for name, path, wave in zip(("clip", "reference"), (pair.generated, pair.reference), waves, strict=False):
-        if len(wave) < judge.shortest:
-            length = len(wave) / judge.sample_rate
-            raise InputError(
-                f"{path}: the {name} lasts {length:.3f} s, too short for {judge.name} (at least {least:.3f} s)"
-            )
+def _require_length(ear: Ear, name: str, pair: Pair, wave: Tensor) -> None:
+    """InputError for a clip or reference that is too short for an ear."""
+    if len(wave) < ear.shortest:
+        path = pair.reference if name == "reference" else pair.generated
+        length, least = len(wave) / ear.sample_rate, ear.shortest / ear.sample_rate
+        raise InputError(f"{path}: the {name} lasts {length:.3f} s, too short for {ear.name} (at least {least:.3f} s)")

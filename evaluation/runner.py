@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.errors import InputError
 from datamodules.manifest import manifest_path
+from evaluation.heard import HeardBefore
 from evaluation.judges.contract import Judge
 from evaluation.judges.panel import resolve_panel
 from evaluation.kld import EPSILON
@@ -38,7 +39,8 @@ def evaluate(
     """Scores generated clips: FAD, KL divergence, CLAP score and chroma similarity, each with an interval.
 
     Clips are paired with their references by id. A reference longer than its generated clip is heard for as long as
-    the clip lasts. Clips that cannot be heard are listed with the reason and leave the scores.
+    the clip lasts. Clips that cannot be heard are listed with the reason and leave the scores. What a judge has heard
+    before is not heard again (``evaluation.heard``).
 
     Args:
         generated: folder with the ``manifest.jsonl`` of ``mgl generate``, and perhaps ``system.json``.
@@ -59,7 +61,8 @@ def evaluate(
     pairing = pair_clips(generated, reference)
     system = read_system(generated)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    listener = Listener(resolve_panel(judge, device), seed=seed, device=device)
+    panel = resolve_panel(judge, device)
+    listener = Listener(panel, seed=seed, device=device, before=HeardBefore.from_environment())
     heard, failed = _listen(listener, pairing.pairs)
     if not heard:
         raise InputError(f"none of {len(pairing.pairs)} pairs could be heard; the first: {failed[0]['reason']}")

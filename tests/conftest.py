@@ -23,6 +23,8 @@ def pytest_configure(config):
     storage = tempfile.mkdtemp(prefix="hypothesis-")
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = storage
     config.add_cleanup(lambda: shutil.rmtree(storage, ignore_errors=True))
+    cache = os.environ["MGL_CACHE"] = tempfile.mkdtemp(prefix="mgl-cache-")
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
 
     import torch
 

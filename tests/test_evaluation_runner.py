@@ -12,6 +12,7 @@ from evaluation_clips import CAPTIONS, RATE, random_judge, sine, write_clips
 from datamodules.audio_io import read_audio, write_audio
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest, write_manifest
+from evaluation import ears
 from evaluation.compare import differences, read_results
 from evaluation.fad import ReferenceGaussian, frechet_distance
 from evaluation.fad_infinity import fad_infinity
@@ -23,6 +24,13 @@ from evaluation.tables import failures_text
 from experiments.__main__ import main
 
 IDS = [f"clip{index}" for index in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Of this test alone: nothing is heard by another."""
+    monkeypatch.setenv("MGL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "heard"
 
 
 @pytest.fixture
@@ -133,6 +141,43 @@ def test_each_metric_may_have_a_judge_of_its_own(tmp_path, judge, reference):
         evaluate(generated, reference, named["fad"], tmp_path / "no.json")
     with pytest.raises(InputError, match="'clap' is missing"):
         evaluate(generated, reference, {"fad": str(judge), "kld": str(judge)}, tmp_path / "no.json")
+
+
+def test_nothing_is_heard_twice(tmp_path, judge, reference, cache, monkeypatch):
+    generated = write_clips(tmp_path / "generated", noisy(0.05))
+    heard = []
+
+    def listening(self, waves, hear=ears.JudgeEar.hear):
+        heard.append(len(waves))
+        return hear(self, waves)
+
+    monkeypatch.setattr(ears.JudgeEar, "hear", listening)
+    before = {file: file.read_bytes() for folder in (generated, reference) for file in folder.iterdir()}
+    first = evaluate(generated, reference, judge, tmp_path / "a.json")
+    assert heard == [18]  # clips, references, noise
+    assert evaluate(generated, reference, judge, tmp_path / "b.json") == first
+    assert heard == [18]
+    assert before == {file: file.read_bytes() for folder in (generated, reference) for file in folder.iterdir()}
+    # Another clip under an old name, another judge, another seed of the noise, a file that was cut short.
+    (generated / "clip1.wav").write_bytes((generated / "clip2.wav").read_bytes())
+    assert evaluate(generated, reference, judge, tmp_path / "c.json")["clips"][1] != first["clips"][1]
+    assert heard == [18]  # the bytes were heard under the other name
+    evaluate(generated, reference, random_judge(tmp_path / "other", seed=1), tmp_path / "d.json")
+    assert heard == [18, 18]
+    evaluate(generated, reference, judge, tmp_path / "e.json", seed=1)
+    assert heard == [18, 18, 6]
+    for file in cache.rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    again = evaluate(generated, reference, judge, tmp_path / "f.json")
+    assert heard == [18, 18, 6, 18]
+    assert again["clips"] == json.loads((tmp_path / "c.json").read_text())["clips"]
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path, judge, reference, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MGL_CACHE", str(tmp_path / "file"))
+    generated = write_clips(tmp_path / "generated", noisy(0.05))
+    assert evaluate(generated, reference, judge, tmp_path / "results.json")["n"] == 6
 
 
 def test_pairs_are_made_by_id(tmp_path, judge, reference):
