@@ -22,6 +22,7 @@ from lightning_modules.generation.model import MusicModel
 TEXTS = ("80s pop track with bassy drums and a bright synthesizer", "a slow waltz")
 GUIDANCE = 3.0
 _BOUND = 1e-4  # of a logit, where logits have a deviation of one
+_CLEAR = 0.9  # of the greedy codes must be told apart clearly enough to be compared
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,9 @@ def _greedy(
     wrong = int((clear & (choice[..., 0] != codes)).sum())
     seen = f"{codes.numel():,} decoded, {len(codes.unique())} different"
     found = f"{wrong} unlike of {int(clear.sum()):,} clear ones ({seen})"
-    return Finding(f"greedy codes, guidance {GUIDANCE:g}", found, "0 unlike", wrong == 0 and bool(clear.any()))
+    enough = float(clear.double().mean()) >= _CLEAR  # nothing would be unlike where nothing is compared
+    wanted = f"0 unlike, {_CLEAR:.0%} clear"
+    return Finding(f"greedy codes, guidance {GUIDANCE:g}", found, wanted, wrong == 0 and enough)
 
 
 def _codec(codec: Codec, theirs: Any, generator: torch.Generator) -> list[Finding]:
