@@ -123,9 +123,9 @@ def few_samples_warning(count: int, dim: int) -> str | None:
     """
     if count >= 2 * dim:
         return None
-    how = "far too high: their covariance lacks full rank" if count <= dim else "too high"
+    how = "far too high, for their covariance lacks full rank" if count <= dim else "too high"
     return (
-        f"FAD over {count} embeddings of {dim} dimensions is {how}; compare it at equal numbers alone, or give "
+        f"{count} embeddings of {dim} dimensions make FAD {how}; compare it at equal numbers alone, or give "
         f"{2 * dim} and more"
     )
 

@@ -117,7 +117,7 @@ def test_too_few_embeddings_are_warned_of():
     metric = FrechetAudioDistance(32)
     metric.update(torch.randn(100, 32), real=True)
     metric.update(torch.randn(20, 32), real=False)
-    with pytest.warns(UserWarning, match=r"over 20 embeddings of 32 dimensions is far too high.*give 64"):
+    with pytest.warns(UserWarning, match=r"20 embeddings of 32 dimensions make FAD far too high.*give 64"):
         metric.compute()
 
 

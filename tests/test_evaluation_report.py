@@ -13,9 +13,11 @@ import torch
 from evaluation_clips import random_judge, sine, write_clips
 
 from datamodules.errors import InputError
+from evaluation.compare import differences, read_results
 from evaluation.media import encode_audio
 from evaluation.report import write_report
 from evaluation.runner import evaluate
+from evaluation.tables import METRICS
 
 IDS = [f"clip{index}" for index in range(9)]
 
@@ -88,6 +90,14 @@ def test_the_page_needs_nothing_else(page):
     assert "https://" not in without_namespaces
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text)
     assert "@import" not in text
+
+
+def test_only_clear_differences_are_bold(page, results):
+    row = page.read_text(encoding="utf-8").partition(" minus nano</th>")[2].partition("</tr>")[0]
+    bold = re.findall(r'data-label="(\S+) [^"]*"( class="clear")?', row)
+    found = {one.metric: one.clear for one in differences(read_results(results))}
+    assert [(name, bool(mark)) for name, mark in bold] == [(one.name, found[one.key]) for one in METRICS]
+    assert len(set(found.values())) == 2
 
 
 def test_the_page_says_what_there_is(page, results):
