@@ -56,7 +56,7 @@ def read_audio(
     first = round(start * sample_rate)
     count = None if duration is None else round(duration * sample_rate)
     with _open(path) as file:
-        converter = _resampler(file.samplerate, sample_rate)
+        converter = resampler(file.samplerate, sample_rate)
         begin, end, skip = converter.source(first, count)
         try:
             file.seek(min(begin, file.frames))
@@ -69,7 +69,7 @@ def read_audio(
     return converter(wav)[:, skip : None if count is None else skip + count].contiguous()
 
 
-class _Resampler:
+class Resampler:
     """From one rate to another, and which source samples a range of the result is made of."""
 
     def __init__(self, rate: int, wanted: int) -> None:
@@ -96,6 +96,7 @@ class _Resampler:
         return block * self.rate, end, first - block * self.wanted
 
     def __call__(self, wav: Tensor) -> Tensor:
+        """[C, N] at the one rate -> [C, N'] at the other."""
         return self.convert(wav) if wav.shape[-1] else wav
 
 
@@ -119,8 +120,9 @@ class _Polyphase:
 
 
 @lru_cache(maxsize=16)
-def _resampler(rate: int, wanted: int) -> _Resampler:
-    return _Resampler(rate, wanted)
+def resampler(rate: int, wanted: int) -> Resampler:
+    """From ``rate`` to ``wanted`` Hz; the filters of the latest few pairs of rates are kept."""
+    return Resampler(rate, wanted)
 
 
 def to_channels(wav: Tensor, channels: int, source: str | Path = "audio") -> Tensor:

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import InputError
-from evaluation.tables import METRICS
+from evaluation.tables import RECALLS, computed, recall_key
 from evaluation.uncertainty import FEWEST_FOR_INTERVAL, Interval, jackknife_difference, paired_difference
 
 # These may differ between systems: they say how much was measured and with what, not how.
-_MAY_DIFFER = ("n", "tracks", "seed", "seconds", "versions", "reference.manifest")
+_MAY_DIFFER = (
+    "n", "failed", "tracks", "repeated", "seed", "seconds", "versions", "reference.manifest", "name", "source",
+)  # fmt: skip
+# Of all clips together: nothing can be said of a part of them.
+_OF_SETS = {"fad", "kad"}
+_AMONG_ALL = {recall_key(direction, k) for direction in ("audio_to_text", "text_to_audio") for k in RECALLS}
 _REQUIRED = ("system", "protocol", "n", "failed", "metrics", "context", "clips")
 
 
@@ -75,16 +80,27 @@ def _read(path: Path) -> Results:
 
 
 def check_protocols(first: Results, second: Results) -> None:
-    """Refuses two results whose numbers do not measure the same thing, naming the first difference."""
+    """Refuses two results whose numbers do not measure the same thing, naming the first difference.
+
+    What counts is what a protocol says, not its name: a copy under another name is the same.
+
+    Raises:
+        InputError: something differs that a number depends on.
+    """
     ours, theirs = dict(leaves(first.data["protocol"])), dict(leaves(second.data["protocol"]))
     for key in sorted(ours.keys() | theirs.keys()):
         same = ours.get(key) == theirs.get(key)
         if same or key in _MAY_DIFFER or key.split(".")[0] in _MAY_DIFFER or key.endswith(".source"):
             continue
         raise InputError(
-            f"{first.path} and {second.path} have different protocols: {key} is {ours.get(key)!r} and "
-            f"{theirs.get(key)!r}; evaluate both the same way or compare them apart"
+            f"{first.path} and {second.path} have different protocols{_named(first, second)}: {key} is "
+            f"{ours.get(key)!r} and {theirs.get(key)!r}; evaluate both the same way or compare them apart"
         )
+
+
+def _named(*results: Results) -> str:
+    names = [str(one.data["protocol"].get("name")) for one in results]
+    return f" ({' and '.join(names)})" if len(set(names)) > 1 else ""
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -124,13 +140,19 @@ class Difference:
 
 def differences(results: Sequence[Results], seed: int = 0) -> list[Difference]:
     """Every later system against the first one, metric by metric."""
-    return [_difference(other, results[0], metric.key, seed) for other in results[1:] for metric in METRICS]
+    metrics = computed([one.data for one in results])
+    return [_difference(other, results[0], metric.key, seed) for other in results[1:] for metric in metrics]
 
 
 def _difference(one: Results, base: Results, metric: str, seed: int) -> Difference:
+    def none(reason: str, n: int = 0) -> Difference:
+        return Difference(metric, one.name, base.name, None, n, reason)
+
     ours, theirs = one.clips, base.clips
-    if metric == "fad":
-        return _fad_difference(one, base)
+    if metric in _OF_SETS | _AMONG_ALL and ours.keys() != theirs.keys():
+        return none("needs the same clips")
+    if metric in _OF_SETS:
+        return _set_difference(one, base, metric)
     names = [
         name
         for name in sorted(ours.keys() & theirs.keys())
@@ -138,19 +160,21 @@ def _difference(one: Results, base: Results, metric: str, seed: int) -> Differen
     ]
     tracks = [ours[name].get("track", name) for name in names]
     if len(set(tracks)) < FEWEST_FOR_INTERVAL:
-        reason = f"fewer than {FEWEST_FOR_INTERVAL} tracks in common"
-        return Difference(metric, one.name, base.name, None, len(names), reason)
+        return none(f"fewer than {FEWEST_FOR_INTERVAL} tracks in common", len(names))
+    votes = [[side[name].get("votes", {}).get(metric, 1.0) for name in names] for side in (ours, theirs)]
+    if votes[0] != votes[1]:
+        return none("the systems' clips last differently long", len(names))
     first, second = ([side[name][metric] for name in names] for side in (ours, theirs))
-    found = paired_difference(first, second, tracks, seed=seed)
+    found = paired_difference(first, second, tracks, weights=votes[0], seed=seed)
     return Difference(metric, one.name, base.name, found, len(names))
 
 
-def _fad_difference(one: Results, base: Results) -> Difference:
-    scores = one.data["metrics"]["fad"], base.data["metrics"]["fad"]
-    if one.clips.keys() != base.clips.keys() or one.data["protocol"]["seed"] != base.data["protocol"]["seed"]:
-        return Difference("fad", one.name, base.name, None, 0, "needs the same clips and the same seed")
+def _set_difference(one: Results, base: Results, metric: str) -> Difference:
+    scores = [side.data["metrics"].get(metric) or {} for side in (one, base)]
+    if one.data["protocol"]["seed"] != base.data["protocol"]["seed"]:
+        return Difference(metric, one.name, base.name, None, 0, "needs the same seed")
     if any("without" not in score for score in scores):
-        return Difference("fad", one.name, base.name, None, 0, "too few tracks")
+        return Difference(metric, one.name, base.name, None, 0, "too few tracks")
     intervals = [Interval(score["value"], score["low"], score["high"]) for score in scores]
     found = jackknife_difference(intervals[0], scores[0]["without"], intervals[1], scores[1]["without"])
-    return Difference("fad", one.name, base.name, found, one.data["n"])
+    return Difference(metric, one.name, base.name, found, one.data["n"])

@@ -1,8 +1,9 @@
 """What was heard before, by the content of the sound and who heard it: kept on disk, so that nothing is heard twice.
 
 A folder of its own, never the data's: ``heard/`` in the cache (MGL_CACHE, by default ~/.cache/musicgen-lightning). A
-sound is known by the sha256 of its file's bytes, so a clip that is made anew under an old name is heard anew. Every
-file is whole, and the folder may be removed at any time.
+sound is known by the sha256 of its file's bytes, by how much of it was heard and how loud, so a clip that is made anew
+under an old name is heard anew, and so is one that another protocol makes louder. Every file is whole, and the folder
+may be removed at any time.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from torch import Tensor
 from datamodules.cache import Cache
 
 # Raise with every change by which the same judge would hear something else in the same sound.
-_REVISION = "1"
+_REVISION = "2"
 
 
 class HeardBefore:

@@ -1,44 +1,49 @@
 """Reads pairs of clips and lets judges and chroma hear them, a batch at a time.
 
-Shape letters: N samples, W windows, D dimensions, L labels, T chroma frames, P pitch classes.
+Shape letters: N samples, W windows, S segments, D dimensions, L labels, T chroma frames, P pitch classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from datamodules.audio_io import audio_length, read_audio
+from datamodules.audio_io import audio_length
 from datamodules.errors import InputError
 from datamodules.features.chroma import ChromaExtractor
 from datamodules.sample_order import derived_seed
 from evaluation.ears import ChromaEar, Ear, JudgeEar
 from evaluation.heard import HeardBefore, content_key
 from evaluation.judges.panel import Panel
+from evaluation.levels import noise_at_level, read_at_level
 from evaluation.pairing import Pair
+from evaluation.protocol import Choices, Level
 
 BATCH = 8
 # White noise as loud as quiet music: about -20 dB below full scale.
 _NOISE_LEVEL = 0.1
+_SIDES = ("clip", "reference", "noise")
 
 
 @dataclass(frozen=True)
 class Sound:
-    """What was heard in one clip.
+    """What was heard in one clip; None of what the protocol leaves out.
 
     Attributes:
         windows: [W, D], embeddings of the judge for FAD.
-        clip: [D], mean of the embeddings of the judge for CLAP score.
-        logits: [L], class scores of the judge for KL divergence.
+        captioned: [W, D], embeddings of the judge for CLAP score.
+        logits: [S, L], class scores of the judge for KL divergence, segment by segment.
         chroma: [T, P], one-hot, zeros in silence.
         seconds: length of what was heard.
     """
 
-    windows: Tensor
-    clip: Tensor
-    logits: Tensor
-    chroma: Tensor
+    windows: Tensor | None
+    captioned: Tensor | None
+    logits: Tensor | None
+    chroma: Tensor | None
     seconds: float
 
 
@@ -49,9 +54,10 @@ class HeardPair:
     Attributes:
         pair: ids, caption and files.
         generated: what the system made.
-        reference: as much of the recording as the system made.
-        noise: white noise of the same length.
+        reference: the recording, for as long as the protocol says.
+        noise: white noise of the generated clip's length.
         text: [D], the caption; None where it is empty.
+        contents: sha256 of the generated file and of the reference's.
     """
 
     pair: Pair
@@ -59,16 +65,34 @@ class HeardPair:
     reference: Sound
     noise: Sound
     text: Tensor | None
+    contents: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Seat:
+    """An ear, and how loud either side is for it."""
+
+    ear: Ear
+    generated: Level
+    reference: Level
+
+    def level(self, side: str) -> Level:
+        return self.reference if side == "reference" else self.generated
 
 
 @dataclass
 class _Side:
-    """One of a pair's three sounds: its key, its waves [N] by rate as they are read, and what ears heard in it."""
+    """One of a pair's three sounds: what it is and how much of it, how it is read, and what was heard where."""
 
-    key: str
-    read: Callable[[int], Tensor]
-    waves: dict[int, Tensor] = field(default_factory=dict)
-    heard: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    content: str
+    limit: float | None
+    seconds: float
+    read: Callable[[int, Level], Tensor]
+    waves: dict[tuple[int, Level], Tensor] = field(default_factory=dict)
+    heard: dict[_Seat, dict[str, Tensor]] = field(default_factory=dict)
+
+    def key(self, level: Level) -> str:
+        return f"{self.content} {self.limit and round(self.limit, 6)} {level}"
 
 
 class Listener:
@@ -76,6 +100,7 @@ class Listener:
 
     Args:
         panel: who hears for which metric.
+        choices: the protocol.
         seed: of the noise.
         device: where judges and chroma run.
         before: what was heard before is not heard again; None hears all of it.
@@ -84,20 +109,34 @@ class Listener:
     def __init__(
         self,
         panel: Panel,
+        choices: Choices,
         *,
         seed: int = 0,
         device: str | torch.device = "cpu",
         before: HeardBefore | None = None,
     ) -> None:
-        self.panel, self.seed, self.before = panel, seed, before or HeardBefore(None)
-        self._chroma = ChromaEar(torch.device(device))
-        self._judges = {id(judge): JudgeEar(judge, torch.device(device)) for judge in panel.distinct}
-        self.ears: list[Ear] = [*self._judges.values(), self._chroma]
+        self.panel, self.choices, self.seed, self.before = panel, choices, seed, before or HeardBefore(None)
+        self.chroma: ChromaExtractor | None = None
+        self.seats = self._take_seats(torch.device(device))
 
-    @property
-    def chroma(self) -> ChromaExtractor:
-        """How chroma is computed."""
-        return self._chroma.extractor
+    def _take_seats(self, device: torch.device) -> dict[str, _Seat]:
+        """By metric; those that would hear the same have one seat."""
+        ears: dict[str, Ear] = {}
+        seats = {}
+        for metric, judge in self.panel.judges.items():
+            part = getattr(self.choices, metric)
+            ear: Ear = JudgeEar(judge, device, None if metric == "clap" else part.segments)
+            seats[metric] = _Seat(ears.setdefault(ear.key, ear), part.generated, part.reference)
+        if (chroma := self.choices.chroma) is not None:
+            listens = ChromaEar(chroma, device)
+            self.chroma = listens.extractor
+            seats["chroma"] = _Seat(listens, chroma.generated, chroma.reference)
+        return seats
+
+    def fad_dimensions(self) -> int:
+        """D of what FAD is taken over, found by listening to silence."""
+        ear = self.seats["fad"].ear
+        return int(ear.hear([torch.zeros(ear.shortest)])[0]["windows"].shape[1])
 
     def listen(self, pairs: Sequence[Pair]) -> Iterator[tuple[list[HeardPair], list[dict[str, str]]]]:
         """Yields, batch by batch, what was heard and which clips failed, as ``{"id", "reason"}``."""
@@ -112,54 +151,74 @@ class Listener:
 
     def _load(self, pair: Pair) -> list[_Side]:
         """Generated, reference and noise, with what was heard before, and the waves of whoever has yet to hear."""
-        frames, rate = audio_length(pair.generated)
-        seconds = frames / rate
-        audio_length(pair.reference)  # a missing file is told of by its name
-
-        def noise(target: int) -> Tensor:
-            generator = torch.Generator().manual_seed(derived_seed(self.seed, pair.id, "noise", target))
-            return _NOISE_LEVEL * torch.randn(round(seconds * target), generator=generator)
-
-        sides = [
-            _Side(content_key(pair.generated), lambda target: read_audio(pair.generated, sample_rate=target)[0]),
-            _Side(
-                f"{content_key(pair.reference)} {seconds:.6f}",
-                lambda target: read_audio(pair.reference, sample_rate=target, duration=seconds)[0],
-            ),
-            _Side(f"noise {self.seed} {pair.id} {seconds:.6f}", noise),
-        ]
-        for ear in self.ears:
-            for name, side in zip(("clip", "reference", "noise"), sides, strict=True):
-                if (heard := self.before.get(ear.key, side.key)) is not None:
-                    side.heard[ear.key] = heard
+        sides = self._sides(pair)
+        for seat in dict.fromkeys(self.seats.values()):
+            ear = seat.ear
+            for name, side in zip(_SIDES, sides, strict=True):
+                level = seat.level(name)
+                if (heard := self.before.get(ear.key, side.key(level))) is not None:
+                    side.heard[seat] = heard
                     continue
-                if ear.sample_rate not in side.waves:
-                    side.waves[ear.sample_rate] = side.read(ear.sample_rate)
-                _require_length(ear, name, pair, side.waves[ear.sample_rate])
+                if (ear.sample_rate, level) not in side.waves:
+                    side.waves[ear.sample_rate, level] = side.read(ear.sample_rate, level)
+                _require_length(ear, name, pair, side.waves[ear.sample_rate, level])
         return sides
+
+    def _sides(self, pair: Pair) -> list[_Side]:
+        made, real = _seconds(pair.generated), _seconds(pair.reference)
+        limits: tuple[float | None, float | None] = {
+            "generated": (None, made),
+            "shorter": (min(made, real),) * 2,
+            "whole": (None, None),
+        }[self.choices.heard]
+        lasting = [min(seconds, limit or seconds) for seconds, limit in zip((made, real), limits, strict=True)]
+
+        def noise(rate: int, level: Level) -> Tensor:
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, pair.id, "noise", rate))
+            wav = _NOISE_LEVEL * torch.randn(round(lasting[0] * rate), generator=generator)
+            return noise_at_level(wav, rate, level)
+
+        files = [
+            _Side(content_key(path), limit, seconds, partial(read_at_level, path, duration=limit))
+            for path, seconds, limit in zip((pair.generated, pair.reference), lasting, limits, strict=True)
+        ]
+        return [*files, _Side(f"noise {self.seed} {pair.id}", lasting[0], lasting[0], noise)]
 
     def _hear(self, loaded: Sequence[tuple[Pair, list[_Side]]]) -> list[HeardPair]:
         """Whoever has yet to hear hears all that is new in one batch."""
-        for ear in self.ears:
-            new = [side for _, sides in loaded for side in sides if ear.key not in side.heard]
-            if new:
-                for side, heard in zip(new, ear.hear([side.waves[ear.sample_rate] for side in new]), strict=True):
-                    side.heard[ear.key] = heard
-                    self.before.keep(ear.key, side.key, heard)
+        for seat in dict.fromkeys(self.seats.values()):
+            new = [
+                (side, seat.level(name))
+                for _, sides in loaded
+                for name, side in zip(_SIDES, sides, strict=True)
+                if seat not in side.heard
+            ]
+            if not new:
+                continue
+            waves = [side.waves[seat.ear.sample_rate, level] for side, level in new]
+            for (side, level), heard in zip(new, seat.ear.hear(waves), strict=True):
+                side.heard[seat] = heard
+                self.before.keep(seat.ear.key, side.key(level), heard)
         captions = [pair.caption for pair, _ in loaded]
-        texts = self.panel.clap.embed_text(captions).cpu()
+        reader = self.panel.clap
+        texts = [None] * len(loaded) if reader is None else reader.embed_text(captions).cpu()
         pairs = []
-        for row, (pair, sides) in enumerate(loaded):
-            generated, reference, noise = (self._sound(pair, side) for side in sides)
-            pairs.append(HeardPair(pair, generated, reference, noise, texts[row] if captions[row] else None))
+        for (pair, sides), text in zip(loaded, texts, strict=True):
+            generated, reference, noise = map(self._sound, sides)
+            contents = sides[0].content, sides[1].content
+            pairs.append(HeardPair(pair, generated, reference, noise, text if pair.caption else None, contents))
         return pairs
 
-    def _sound(self, pair: Pair, side: _Side) -> Sound:
-        fad, kld, clap = (
-            side.heard[self._judges[id(judge)].key] for judge in (self.panel.fad, self.panel.kld, self.panel.clap)
-        )
-        frames, rate = audio_length(pair.generated)
-        return Sound(fad["windows"], clap["clip"], kld["logits"], side.heard[self._chroma.key]["chroma"], frames / rate)
+    def _sound(self, side: _Side) -> Sound:
+        heard = {metric: side.heard[seat] for metric, seat in self.seats.items()}
+        of = {"fad": "windows", "clap": "windows", "kld": "logits", "chroma": "chroma"}
+        found = {metric: heard[metric][name] if metric in heard else None for metric, name in of.items()}
+        return Sound(found["fad"], found["clap"], found["kld"], found["chroma"], side.seconds)
+
+
+def _seconds(path: Path) -> float:
+    frames, rate = audio_length(path)
+    return frames / rate
 
 
 def _require_length(ear: Ear, name: str, pair: Pair, wave: Tensor) -> None:

@@ -13,7 +13,17 @@ from datamodules.errors import InputError
 from evaluation import media, plots
 from evaluation.compare import Difference, Results, differences, leaves, read_results
 from evaluation.summary import summary_sentence
-from evaluation.tables import ARROWS, METRICS, infinity_text, interval, judges_text, number
+from evaluation.tables import (
+    ARROWS,
+    METRICS,
+    MetricText,
+    computed,
+    infinity_text,
+    interval,
+    judges_text,
+    number,
+    repeats_text,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A player holds at most this much, so that a page of long songs still opens.
@@ -47,10 +57,11 @@ def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int =
         undefined=jinja2.StrictUndefined,
     )
     found, protocol = differences(systems), systems[0].data["protocol"]
+    metrics = computed([one.data for one in systems])
     page = environment.get_template("report.html.j2").render(
         title=_title(systems),
         summary=summary_sentence(systems, found),
-        metrics=METRICS,
+        metrics=metrics,
         arrows=ARROWS,
         number=number,
         interval=interval,
@@ -60,8 +71,8 @@ def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int =
         protocol=protocol,
         protocol_rows=[(key.replace(".", ", ").replace("_", " "), value) for key, value in leaves(protocol)],
         judges=judges_text(protocol),
-        judge_argument=_judge_argument(protocol),
-        metric_plots=_metric_plots(systems),
+        how=_arguments(protocol),
+        metric_plots=_metric_plots(systems, metrics),
         differences=_difference_rows(found),
         codebooks=_codebooks(systems),
         curves=_curves(systems),
@@ -77,12 +88,19 @@ def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int =
     return out
 
 
-def _judge_argument(protocol: Mapping[str, Any]) -> str:
-    """What ``--judge`` was given: a name, or one for each metric."""
+def _arguments(protocol: Mapping[str, Any]) -> str:
+    """Protocol, judges and statistics as ``mgl evaluate`` was given them."""
+    given = {}
+    if "name" in protocol:
+        given["--protocol"] = protocol["source"]
     sources = {metric: judge["source"] for metric, judge in protocol["judges"].items()}
-    alike = len(set(sources.values())) == 1
-    text = sources["fad"] if alike else "{" + ", ".join(f"{key}: {value}" for key, value in sources.items()) + "}"
-    return shlex.quote(text)
+    if len(set(sources.values())) == 1:
+        given["--judge"] = next(iter(sources.values()))
+    elif sources:
+        given["--judge"] = "{" + ", ".join(f"{key}: {value}" for key, value in sources.items()) + "}"
+    if protocol.get("statistics"):
+        given["--reference_statistics"] = protocol["statistics"]["source"]
+    return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items())
 
 
 def _title(systems: Sequence[Results]) -> str:
@@ -133,9 +151,9 @@ def _facts(system: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str
     return facts
 
 
-def _metric_plots(systems: Sequence[Results]) -> dict[str, str]:
+def _metric_plots(systems: Sequence[Results], metrics: Sequence[MetricText]) -> dict[str, str]:
     drawn = {}
-    for metric in METRICS:
+    for metric in metrics:
         rows: list[tuple[str, Mapping[str, Any] | None, int | None]] = [
             (one.name, one.data["metrics"].get(metric.key), index) for index, one in enumerate(systems)
         ]
@@ -229,7 +247,8 @@ def _notes(systems: Sequence[Results]) -> list[str]:
     if len(lengths) > 1:
         notes.append("The systems' clips last differently long; FAD and KL depend on it.")
     for one in systems:
-        for metric in METRICS:
+        notes += [f"{one.name}: {said}." for said in repeats_text(one.data["protocol"])]
+        for metric in computed([other.data for other in systems]):
             score = one.data["metrics"].get(metric.key) or {}
             if score.get("value") is None or score.get("low") is None:
                 what = "not computed" if score.get("value") is None else "no interval"

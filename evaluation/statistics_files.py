@@ -59,6 +59,16 @@ class ReferenceStatistics:
     sample_rate: int | None = None
     window: float | None = None
 
+    def record(self, given: str) -> dict[str, Any]:
+        """What results.json says of them; ``given`` is how ``find_statistics`` was asked."""
+        return {
+            "source": given,
+            "sha256": _digest(_file_and_model(given)[0]),
+            "of": self.source,
+            "judge": self.judge,
+            "count": self.count,
+        }
+
     def __post_init__(self) -> None:
         dim = self.mean.size
         if self.mean.shape != (dim,) or self.covariance.shape != (dim, dim) or not dim:
@@ -99,6 +109,36 @@ def write_statistics(path: str | Path, mean: Matrix, covariance: Matrix, count: 
     about = json.dumps({"format": _FORMAT} | {name: getattr(known, name) for name in _PROVENANCE}, ensure_ascii=False)
     arrays: dict[str, Any] = {"mean": known.mean, "cov": known.covariance, "about": np.array(about)}
     write_whole(Path(path), lambda file: np.savez(file, **arrays))
+
+
+def find_statistics(given: str, judge: Judge, dim: int) -> ReferenceStatistics:
+    """Statistics as a user names them, which fit a judge.
+
+    Args:
+        given: FILE.npz of ``write_statistics``, or FILE.npz:MODEL of fadtk's form.
+        judge: whose embeddings are held against them.
+        dim: D of those embeddings.
+
+    Raises:
+        InputError: as ``read_statistics`` and ``read_fadtk_statistics``, another kind of network in a file of fadtk's
+            (which names no weights), or another number of dimensions.
+    """
+    path, model = _file_and_model(given)
+    found = read_fadtk_statistics(path, model) if model else read_statistics(path, judge)
+    kind = judge.name.partition(":")[0]
+    if model and model.partition("-")[0] != kind:
+        raise InputError(f"{path}: {model} is no {kind}, the judge of FAD; name a judge of its kind with --judge")
+    if found.mean.size != dim:
+        raise InputError(
+            f"{path}: its embeddings have {found.mean.size} dimensions, those of judge {judge.name} {dim}; it is of "
+            "another network"
+        )
+    return found
+
+
+def _file_and_model(given: str) -> tuple[Path, str]:
+    file, colon, model = given.rpartition(".npz:")
+    return (Path(f"{file}.npz"), model) if colon else (Path(given), "")
 
 
 def read_statistics(path: str | Path, judge: Judge) -> ReferenceStatistics:
@@ -156,8 +196,12 @@ def read_fadtk_statistics(path: str | Path, model: str) -> ReferenceStatistics:
         if model not in models:
             raise InputError(f"{path}: no statistics of model {model!r}; it has {', '.join(models) or 'none of any'}")
         mean, covariance = (file[f"{model}.{name}"].astype(np.float64) for name in ("mu", "cov"))
-        source = f"fadtk {path.name}, sha256 {sha256(path.read_bytes()).hexdigest()}"
+        source = f"fadtk {path.name}, sha256 {_digest(path)}"
         return ReferenceStatistics(mean, covariance, model, source)
+
+
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def _models(file: NpzFile) -> list[str]:

@@ -35,6 +35,7 @@ def bootstrap_mean(
     values: ArrayLike,
     tracks: Sequence[Hashable] | None = None,
     *,
+    weights: ArrayLike | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
@@ -45,6 +46,7 @@ def bootstrap_mean(
         values: one number a clip, at least two.
         tracks: the track of each clip. Whole tracks are drawn, because their clips resemble each other and would
             make the interval too narrow. None where every clip is a track of its own.
+        weights: a clip's votes, positive, such as its number of segments; one each by default.
         seed: equal seeds give equal intervals.
         resamples: bootstrap samples.
         level: coverage aimed at. With few clips the interval is a little too narrow: about 0.92 for 20.
@@ -53,12 +55,13 @@ def bootstrap_mean(
         InputError: fewer than two values, or values that are not finite.
     """
     data = np.asarray(values, dtype=np.float64)
+    votes = np.ones_like(data) if weights is None else np.asarray(weights, dtype=np.float64)
     if data.ndim != 1 or len(data) < 2:
         raise InputError(f"an interval needs at least 2 clips, not {data.size}")
     if not np.isfinite(data).all():
         raise InputError("an interval needs finite values; leave failed clips out")
     member = numbered(tracks, len(data))
-    sums, counts = np.bincount(member, data), np.bincount(member)
+    sums, counts = np.bincount(member, data * votes), np.bincount(member, votes)
     if len(sums) < 2:
         raise InputError("an interval needs clips of at least 2 tracks, not 1")
     generator = np.random.default_rng(seed)
@@ -68,7 +71,7 @@ def bootstrap_mean(
         drawn = generator.integers(len(sums), size=(min(step, resamples - start), len(sums)))
         parts.append(sums[drawn].sum(1) / counts[drawn].sum(1))
     means = np.concatenate(parts)
-    mean = float(data.mean())
+    mean = float(np.average(data, weights=votes))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, min(mean, float(low)), max(mean, float(high)))
 
@@ -135,6 +138,7 @@ def paired_difference(
     second: ArrayLike,
     tracks: Sequence[Hashable] | None = None,
     *,
+    weights: ArrayLike | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
@@ -147,7 +151,7 @@ def paired_difference(
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != other.shape:
         raise InputError(f"paired values must be of the same clips, not {one.size} and {other.size}")
-    return bootstrap_mean(one - other, tracks, seed=seed, resamples=resamples, level=level)
+    return bootstrap_mean(one - other, tracks, weights=weights, seed=seed, resamples=resamples, level=level)
 
 
 def jackknife_groups(

@@ -102,7 +102,8 @@ def test_names_of_nothing(tmp_path, monkeypatch):
         resolve_judge("vgg")
     monkeypatch.setitem(sys.modules, "hear21passt.models.passt", None)
     made_before = made.vggish_file(tmp_path / "any.pt")
-    torch.save({"cls_token": torch.zeros(1, 1, 64), "head.1.weight": torch.zeros(2, 64)}, made_before)
+    shape = {"cls_token": (1, 1, 64), "head.1.weight": (2, 64), "time_new_pos_embed": (1, 64, 1, 99)}
+    torch.save({name: torch.zeros(size) for name, size in shape.items()}, made_before)
     with pytest.raises(InputError, match=r"judge passt needs the package hear21passt; `make setup`"):
         resolve_judge(f"passt:{made_before}")
 

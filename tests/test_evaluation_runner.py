@@ -139,8 +139,8 @@ def test_each_metric_may_have_a_judge_of_its_own(tmp_path, judge, reference):
     assert embedded["metrics"]["fad"]["value"] != found["metrics"]["fad"]["value"]
     with pytest.raises(InputError, match="vggish gives embeddings, and kld needs logits"):
         evaluate(generated, reference, named["fad"], tmp_path / "no.json")
-    with pytest.raises(InputError, match="'clap' is missing"):
-        evaluate(generated, reference, {"fad": str(judge), "kld": str(judge)}, tmp_path / "no.json")
+    with pytest.raises(InputError, match="'chroma' is unknown; name one judge, or one each for fad, kld and clap"):
+        evaluate(generated, reference, {"chroma": str(judge)}, tmp_path / "no.json")
 
 
 def test_nothing_is_heard_twice(tmp_path, judge, reference, cache, monkeypatch):
@@ -368,7 +368,7 @@ def test_the_command_prints_what_ran_and_what_did_not(tmp_path, judge, reference
     generated = write_clips(tmp_path / "generated", {"clip0": sine(60), "stranger": sine(61)})
     command(str(generated), str(reference), str(judge), str(tmp_path / "results.json"), allow_failed=True)
     printed = capsys.readouterr().out
-    assert "FAD: not computed: FAD compares sets of clips" in printed
+    assert "FAD: not computed: sets of clips are compared" in printed
     assert "KL: no interval: an interval needs at least 4 tracks, not 1" in printed
     assert "stranger: left out: no reference has this id" in printed
     assert "5 references have no generated clip" in printed

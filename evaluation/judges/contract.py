@@ -20,13 +20,19 @@ class AudioEmbeddings:
 
     Attributes:
         embeddings: [B, W, D], one for each window; zero where the mask is false.
-        logits: [B, L], class scores, averaged over each clip's windows; None from a judge without classes.
+        window_logits: [B, W, L], class scores of each window, zero where the mask is false; None from a judge without
+            classes.
         mask: [B, W], true for windows made of the clip's own samples; at least one in each clip.
     """
 
     embeddings: Tensor
-    logits: Tensor | None
+    window_logits: Tensor | None
     mask: Tensor
+
+    @property
+    def logits(self) -> Tensor | None:
+        """[B, L], the mean of each clip's class scores; None from a judge without classes."""
+        return None if self.window_logits is None else self.window_logits.sum(1) / self.mask.sum(1, keepdim=True)
 
     def clips(self) -> Tensor:
         """[B, D], the mean of each clip's windows: what CLAP score compares with the caption."""
@@ -39,8 +45,8 @@ class AudioEmbeddings:
     def checked(self, judge: str) -> "AudioEmbeddings":
         """Itself; InputError, which names judge and clip, where anything is not finite."""
         check_finite(self.embeddings, judge, "embeddings of clip")
-        if self.logits is not None:
-            check_finite(self.logits, judge, "class scores of clip")
+        if self.window_logits is not None:
+            check_finite(self.window_logits, judge, "class scores of clip")
         return self
 
 

@@ -4,8 +4,8 @@ Audio is cut into windows; each becomes a log-mel picture, then an embedding and
 embeddings in the same space. It stands in for VGGish, PaSST and CLAP where those cannot be had; its numbers are its
 own and never comparable with theirs.
 
-Shape letters: B clips, N samples, W windows, S samples in a window, V windows of the whole batch that count, M mel
-bands, T mel frames, D dimensions, L labels.
+Shape letters: B clips, N samples, W windows, S samples in a window, V windows of the whole batch that count, C
+channels, M mel bands, T mel frames, D dimensions, H what the heads read, L labels.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from datamodules.errors import InputError
 from evaluation.judges.contract import AudioEmbeddings, check_finite
 
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"
-FORMAT = "embedded-judge-1"
+FORMAT = "embedded-judge-2"
 _NO_WORDS = 0  # the text table's row for captions that say nothing
 
 
@@ -46,6 +46,7 @@ class JudgeConfig:
         frame_hop: samples from one mel frame to the next.
         mels: mel bands.
         channels: output channels of the convolution stages; each halves both sides of the picture.
+        hidden: what is heard in a window, before labels and joint space read it.
         dim: dimensions of the joint space.
         buckets: rows of the table that words and pairs of words are hashed into.
     """
@@ -53,13 +54,14 @@ class JudgeConfig:
     labels: tuple[str, ...]
     name: str = "embedded"
     sample_rate: int = 16_000
-    window_frames: int = 64
-    hop_frames: int = 32
+    window_frames: int = 128
+    hop_frames: int = 64
     n_fft: int = 1024
     frame_hop: int = 320
     mels: int = 64
-    channels: tuple[int, ...] = (32, 64, 96, 128)
-    dim: int = 96
+    channels: tuple[int, ...] = (32, 64, 128, 192)
+    hidden: int = 256
+    dim: int = 128
     buckets: int = 4096
 
     @property
@@ -96,12 +98,16 @@ class EmbeddedJudge(nn.Module):
         self.mel.spectrogram._non_persistent_buffers_set.add("window")
         self.mel.mel_scale._non_persistent_buffers_set.add("fb")
         widths = (1, *config.channels)
-        self.stages = nn.Sequential(*map(_stage, widths[:-1], widths[1:]))
+        self.stages = nn.Sequential(*map(_Stage, widths[:-1], widths[1:]))
         # mean and spread of every mel band: most of what timbre is, and learned from at once
         self.spectrum_norm = nn.BatchNorm1d(2 * config.mels)
-        heard = 2 * widths[-1] + 2 * config.mels
-        self.to_logits = nn.Linear(heard, len(config.labels))
-        self.to_joint = nn.Sequential(nn.Linear(heard, config.dim), nn.GELU(), nn.Linear(config.dim, config.dim))
+        bands = config.mels
+        for _ in config.channels:
+            bands = (bands + 1) // 2
+        heard = 2 * widths[-1] * bands + 2 * config.mels
+        self.to_hidden = nn.Sequential(nn.Dropout(0.2), nn.Linear(heard, config.hidden), nn.GELU(), nn.Dropout(0.2))
+        self.to_logits = nn.Linear(config.hidden, len(config.labels))
+        self.to_joint = nn.Linear(config.hidden, config.dim)
         self.words = nn.EmbeddingBag(config.buckets, config.dim, mode="mean")
         self.text_mlp = nn.Sequential(nn.Linear(config.dim, config.dim), nn.GELU(), nn.Linear(config.dim, config.dim))
         self._checksum: str | None = None
@@ -115,12 +121,13 @@ class EmbeddedJudge(nn.Module):
         """As ``embed_audio``, with gradients; ``hop_samples`` takes the place of the config's hop."""
         windows_BWS, mask_BW = self._cut(wav, lengths, hop_samples or self.config.hop_samples)
         heard_VH = self._hear(windows_BWS[mask_BW])
-        joint_VD, logits_VL = nn.functional.normalize(self.to_joint(heard_VH), dim=-1), self.to_logits(heard_VH)
+        joint_VD = nn.functional.normalize(self.to_joint(heard_VH).float(), dim=-1)
+        logits_VL = self.to_logits(heard_VH).float()
         embeddings = joint_VD.new_zeros(*mask_BW.shape, joint_VD.shape[-1])
         embeddings[mask_BW] = joint_VD
         logits = logits_VL.new_zeros(*mask_BW.shape, logits_VL.shape[-1])
         logits[mask_BW] = logits_VL
-        return AudioEmbeddings(embeddings, logits.sum(1) / mask_BW.sum(1, keepdim=True), mask_BW)
+        return AudioEmbeddings(embeddings, logits, mask_BW)
 
     @torch.inference_mode()
     def embed_audio(self, wav: Tensor, lengths: Tensor) -> AudioEmbeddings:
@@ -171,20 +178,26 @@ class EmbeddedJudge(nn.Module):
         return windows, mask
 
     def _hear(self, windows_VS: Tensor) -> Tensor:
-        """Windows -> [V, H]: mean and maximum over the last stage's map, mean and spread of each mel band."""
-        with torch.no_grad():
-            picture = (self.mel(windows_VS.float()) + 1e-6).log10() / 3 + 0.5
-        maps = self.stages(picture[:, None])
-        spectrum = self.spectrum_norm(torch.cat([picture.mean(2), picture.std(2)], dim=-1))
-        return torch.cat([maps.mean((2, 3)), maps.amax((2, 3)), spectrum], dim=-1)
+        """Windows -> [V, H], from mean and maximum over time of the last maps, and mean and spread of each mel band.
+
+        The maps keep their place in frequency: what an octave's worth of partials means depends on where they lie.
+        """
+        with torch.no_grad(), torch.autocast(windows_VS.device.type, enabled=False):
+            picture_VMT = (self.mel(windows_VS.float()) + 1e-6).log10() / 3 + 0.5
+        maps = self.stages(picture_VMT[:, None])
+        spectrum = self.spectrum_norm(torch.cat([picture_VMT.mean(2), picture_VMT.std(2)], dim=-1))
+        hidden: Tensor = self.to_hidden(torch.cat([maps.mean(3).flatten(1), maps.amax(3).flatten(1), spectrum], dim=-1))
+        return hidden
 
     # ---- files ----------------------------------------------------------------------------------------------------
-    def _weights(self) -> bytes:
+    def _weights(self, half: bool = False) -> bytes:
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        if half:
+            state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         return safetensors.torch.save(state, metadata={"format": FORMAT})
 
-    def save(self, folder: str | Path) -> None:
-        """Writes config.yaml and model.safetensors, each whole or not at all."""
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Writes config.yaml and model.safetensors, each whole or not at all; ``half`` stores float16."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -192,7 +205,7 @@ class EmbeddedJudge(nn.Module):
             **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()},
         }
         for name, content in (
-            (WEIGHTS_FILE, self._weights()),
+            (WEIGHTS_FILE, self._weights(half)),
             (CONFIG_FILE, yaml.safe_dump(config, sort_keys=False).encode()),
         ):
             partial = folder / f"{name}.partial"
@@ -250,10 +263,22 @@ def _read_config(path: Path) -> JudgeConfig:
         raise InputError(f"{path}: {error}; export the judge again") from error
 
 
-def _stage(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.GELU()
-    )
+class _Stage(nn.Module):
+    """[V, C, M, T] -> [V, C', M / 2, T / 2]: a convolution of stride 2, then a residual block."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.down = nn.Sequential(_convolution(inputs, outputs, stride=2), nn.GELU())
+        self.block = nn.Sequential(_convolution(outputs, outputs), nn.GELU(), _convolution(outputs, outputs))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        down = self.down(maps)
+        return nn.functional.gelu(down + self.block(down))
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
 def _buckets(caption: str, buckets: int) -> list[int]:

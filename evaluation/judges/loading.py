@@ -21,9 +21,10 @@ def resolve_judge(judge: str | Path, device: str | torch.device = "cpu") -> Judg
 
     Args:
         judge: ``embedded``, the one in the package; a folder written by ``EmbeddedJudge.save``; or a published
-            network: ``vggish``, ``passt``, ``pann``, ``clap`` or ``encodec``, as ``make weights`` fetches it, or with
-            weights of one's own after a colon: ``vggish:FILE``, ``passt:FILE``, ``pann:FILE``, ``clap:FILE``,
-            ``clap:FOLDER`` or ``encodec:FOLDER``, the last two also by the id of a model of the Hugging Face hub.
+            network: ``vggish``, ``passt`` (or ``passt-20s``, which hears twenty seconds at once), ``pann``, ``clap`` or
+            ``encodec``, as ``make weights`` fetches it, or with weights of one's own after a colon: ``vggish:FILE``,
+            ``passt:FILE``, ``pann:FILE``, ``clap:FILE``, ``clap:FOLDER`` or ``encodec:FOLDER``, the last two also by
+            the id of a model of the Hugging Face hub.
         device: where it runs.
 
     Raises:
@@ -97,6 +98,13 @@ def _passt(source: str | None) -> NetworkJudge:
     return load_passt_judge(source)
 
 
+def _passt_20s(source: str | None) -> NetworkJudge:
+    from evaluation.judges.passt import load_passt_judge
+    from evaluation.judges.published import PASST_20S
+
+    return load_passt_judge(source, PASST_20S)
+
+
 def _vggish(source: str | None) -> NetworkJudge:
     from evaluation.judges.vggish import load_vggish_judge
 
@@ -109,4 +117,5 @@ _KINDS: dict[str, Callable[[str | None], NetworkJudge]] = {
     "pann": _pann,
     "clap": _clap,
     "encodec": _encodec,
+    "passt-20s": _passt_20s,
 }

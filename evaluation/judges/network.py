@@ -69,7 +69,10 @@ class NetworkJudge(nn.Module, ABC):
 
     @abstractmethod
     def hear(self, pieces_VS: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embeddings [V, F, D] and class scores [V, L] of pieces of one length; for ``embed_audio`` to call."""
+        """Embeddings [V, F, D] and class scores [V, L] of pieces of one length; for ``embed_audio`` to call.
+
+        F is 1 where there are class scores, so that every window has its own.
+        """
 
     @torch.inference_mode()
     def embed_audio(self, wav: Tensor, lengths: Tensor) -> AudioEmbeddings:
@@ -91,12 +94,12 @@ class NetworkJudge(nn.Module, ABC):
         for some in pieces:
             embeddings, scores = zip(*heard[first : first + len(some)], strict=True)
             windows.append(torch.cat(embeddings))
-            logits += [torch.stack(scores).mean(0)] if self.labels is not None else []
+            logits += [torch.stack(scores)] if self.labels is not None else []
             first += len(some)
         counts = torch.tensor([len(clip) for clip in windows], device=self.device)
         mask = torch.arange(int(counts.max()), device=self.device) < counts[:, None]
-        scores_BL = torch.stack(logits) if logits else None
-        return AudioEmbeddings(pad_sequence(windows, batch_first=True), scores_BL, mask).checked(self.name)
+        scores_BWL = pad_sequence(logits, batch_first=True) if logits else None
+        return AudioEmbeddings(pad_sequence(windows, batch_first=True), scores_BWL, mask).checked(self.name)
 
     def starts(self, clip: Tensor) -> list[int]:
         """Where the pieces of a clip [N] begin: every hop, and so that the last one ends where the clip does."""

@@ -18,53 +18,58 @@ class Panel:
     """The judges of an evaluation.
 
     Attributes:
-        fad: its windows' embeddings are what FAD is taken over.
-        kld: its class scores are what KL divergence compares.
-        clap: its embeddings of clips and captions are what CLAP score compares.
+        judges: by the metric's key, of those that are computed. FAD is taken over their windows' embeddings, KL
+            divergence compares their class scores, CLAP score their embeddings of clips and captions.
         sources: how each was asked for.
     """
 
-    fad: Judge
-    kld: Judge
-    clap: TextJudge
+    judges: Mapping[str, Judge]
     sources: Mapping[str, str]
 
     @property
-    def by_metric(self) -> dict[str, Judge]:
-        """Judges by the metric's key."""
-        return {"fad": self.fad, "kld": self.kld, "clap": self.clap}
-
-    @property
-    def distinct(self) -> list[Judge]:
-        """Every judge once."""
-        return list({id(judge): judge for judge in self.by_metric.values()}.values())
+    def clap(self) -> TextJudge | None:
+        """Who reads captions; None where CLAP score is left out."""
+        judge = self.judges.get("clap")
+        return judge if isinstance(judge, TextJudge) else None
 
 
-def resolve_panel(names: str | Path | Mapping[str, str], device: str | torch.device = "cpu") -> Panel:
-    """Loads the judges that a user names, each once.
+def name_judges(judge: str | Path | Mapping[str, str] | None, protocol: Mapping[str, str]) -> dict[str, str]:
+    """The judges of a protocol, with those that a user names in their place.
 
     Args:
-        names: one judge for all metrics, or one each: {"fad": "vggish", "kld": "passt", "clap": "clap"}. See
-            ``resolve_judge``.
+        judge: one for all metrics, or some of {"fad": "vggish", "kld": "passt", "clap": "clap"}; nothing leaves the
+            protocol's.
+        protocol: its judges by metric.
+
+    Raises:
+        InputError: a judge for a metric that there is not, or that the protocol leaves out.
+    """
+    if not isinstance(judge, Mapping):
+        return dict.fromkeys(protocol, str(judge)) if judge else dict(protocol)
+    for metric in judge:
+        if metric not in _NEEDS:
+            raise InputError(f"judge: {metric!r} is unknown; name one judge, or one each for fad, kld and clap")
+        if metric not in protocol:
+            raise InputError(f"judge: the protocol leaves {metric} out; name none for it, or take another protocol")
+    return {**protocol, **judge}
+
+
+def resolve_panel(names: Mapping[str, str], device: str | torch.device = "cpu") -> Panel:
+    """Loads judges, each once.
+
+    Args:
+        names: by metric: {"fad": "vggish", "kld": "passt", "clap": "clap"}, or fewer. See ``resolve_judge``.
         device: where they run.
 
     Raises:
-        InputError: a metric without a judge or a judge without a metric, a judge that cannot be loaded, or one that
-            does not give what its metric needs.
+        InputError: a judge that cannot be loaded, or one that does not give what its metric needs.
     """
-    given = dict(names) if isinstance(names, Mapping) else dict.fromkeys(_NEEDS, str(names))
-    if wrong := sorted(given.keys() ^ _NEEDS.keys()):
-        raise InputError(
-            f"judge: {wrong[0]!r} is missing or unknown; name one judge, or one each for fad, kld and clap"
-        )
-    loaded = {name: resolve_judge(name, device) for name in dict.fromkeys(given.values())}
-    judges = {metric: loaded[name] for metric, name in given.items()}
+    loaded = {name: resolve_judge(name, device) for name in dict.fromkeys(names.values())}
+    judges = {metric: loaded[name] for metric, name in names.items()}
     for metric, judge in judges.items():
         if _NEEDS[metric] not in offers(judge):
             raise InputError(
                 f"judge {judge.name} gives {', '.join(offers(judge))}, and {metric} needs {_NEEDS[metric]}; name a "
                 "judge for each metric, such as {fad: vggish, kld: passt, clap: clap}"
             )
-    clap = judges["clap"]
-    assert isinstance(clap, TextJudge), "a judge that offers text reads it"
-    return Panel(judges["fad"], judges["kld"], clap, given)
+    return Panel(judges, names)

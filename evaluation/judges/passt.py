@@ -2,8 +2,9 @@
 
 The network is hear21passt's, sized as its file says. Around it is our own code: the package downloads weights as it
 builds a model, prints 9 kB, and draws from torch's random numbers for every spectrogram, even of a model that is not
-in training. Ten seconds are a window, the last one ending where the clip does; audiocraft cuts the clip without overlap
-and takes the softmax of each piece, stable-audio-metrics averages logits as here, over windows every five seconds.
+in training. A window is what the network was trained with, ten seconds, or twenty or thirty in its other files, which
+differ in the length of their time embedding alone; the last one ends where the clip does. How audiocraft and
+stable-audio-metrics cut clips is in ``evaluation/protocols``.
 
 Shape letters: V windows of one length, S samples, M mel bands, T mel frames, D dimensions, L labels.
 """
@@ -23,14 +24,13 @@ from torchaudio.compliance.kaldi import get_mel_banks
 
 from datamodules.errors import InputError
 from evaluation.judges.network import NetworkJudge, audioset_labels
-from evaluation.judges.published import PASST, find_published, fitting, read_state
+from evaluation.judges.published import PASST, Published, find_published, fitting, read_state
 
 RATE = 32_000
-_WINDOW = 10 * RATE
 _N_FFT, _FRAME, _FRAME_HOP = 1024, 800, 320
 _MELS, _HIGHEST_HZ = 128, 15_000.0
 _PREEMPHASIS = 0.97
-_PATCH, _STRIDE, _FRAMES = 16, 10, 998
+_PATCH, _STRIDE = 16, 10
 _HEAD_SIZE = 64  # of every PaSST-S and DeiT; tensors do not say
 # The first patch: sixteen frames, and the sample that pre-emphasis takes.
 _SHORTEST = (_PATCH - 1) * _FRAME_HOP + 1
@@ -42,18 +42,19 @@ class PasstJudge(NetworkJudge):
     Args:
         network: hear21passt's, which gives logits and embeddings of a log-mel picture.
         classes: how many it knows.
+        window: samples that it hears at once.
         checksum: sha256 of its file.
     """
 
     mel: Tensor
     hann: Tensor
 
-    def __init__(self, network: nn.Module, classes: int, checksum: str) -> None:
+    def __init__(self, network: nn.Module, classes: int, window: int, checksum: str) -> None:
         super().__init__(
             "passt",
             sample_rate=RATE,
-            window=_WINDOW,
-            hop=_WINDOW,
+            window=window,
+            hop=window,
             shortest=_SHORTEST,
             labels=audioset_labels(classes),
             checksum=checksum,
@@ -67,7 +68,7 @@ class PasstJudge(NetworkJudge):
     def hear(self, pieces_VS: Tensor) -> tuple[Tensor, Tensor | None]:
         """Embeddings [V, 1, D] and logits [V, L]."""
         with warnings.catch_warnings():
-            # It was trained with 998 frames, and ten seconds are 1000; neither those nor fewer are amiss.
+            # It was told of whole columns of patches; some frames more or fewer are not amiss.
             warnings.filterwarnings("ignore", "Input image size")
             logits, embeddings = self.network(self.picture(pieces_VS)[:, None])
         return embeddings[:, None], logits
@@ -79,25 +80,30 @@ class PasstJudge(NetworkJudge):
         return ((self.mel @ spectrum.abs().square() + 1e-5).log() + 4.5) / 5
 
 
-def load_passt_judge(path: str | Path | None = None) -> PasstJudge:
+def load_passt_judge(path: str | Path | None = None, published: Published | None = None) -> PasstJudge:
     """Loads PaSST.
 
     Args:
-        path: a file of weights as published; None is where ``make weights`` has put it.
+        path: a file of weights as published, of ten, twenty or thirty seconds; None is where ``make weights`` has put
+            the published one.
+        published: which one that is; by default that of ten seconds.
 
     Raises:
         InputError: the file is missing, damaged, another one, or no PaSST's; or hear21passt is not installed.
     """
-    file, checksum = find_published(PASST, path)
+    published = published or PASST
+    file, checksum = find_published(published, path)
     state = read_state(file)
-    with fitting(file, PASST):
-        network, classes = _network(state)
-    return PasstJudge(network, classes, checksum)
+    with fitting(file, published):
+        network, classes, columns = _network(state)
+    # Whole seconds: 99 columns of ten, 200 of twenty.
+    return PasstJudge(network, classes, RATE * round(columns * _STRIDE * _FRAME_HOP / RATE), checksum)
 
 
-def _network(state: Mapping[str, Tensor]) -> tuple[nn.Module, int]:
-    """The network that has these tensors, and how many classes it knows."""
+def _network(state: Mapping[str, Tensor]) -> tuple[nn.Module, int, int]:
+    """The network that has these tensors, how many classes it knows, and how many patches side by side."""
     dim, classes = state["cls_token"].shape[-1], len(state["head.1.weight"])
+    columns = state["time_new_pos_embed"].shape[-1]
     depth = len({match[1] for name in state if (match := re.match(r"blocks\.(\d+)\.", name))})
     # By name, so that only who wants this judge needs the package; it draws weights, which must not show in anyone's
     # random numbers, and warns of timm's names and prints of everything.
@@ -109,7 +115,7 @@ def _network(state: Mapping[str, Tensor]) -> tuple[nn.Module, int]:
             raise InputError("judge passt needs the package hear21passt; `make setup` installs it") from error
         package.first_RUN = False
         network: nn.Module = package.PaSST(
-            img_size=(_MELS, _FRAMES),
+            img_size=(_MELS, columns * _STRIDE),
             patch_size=_PATCH,
             stride=(_STRIDE, _STRIDE),
             num_classes=classes,
@@ -119,4 +125,4 @@ def _network(state: Mapping[str, Tensor]) -> tuple[nn.Module, int]:
             distilled="dist_token" in state,
         )
     network.load_state_dict(state)
-    return network, classes
+    return network, classes, columns

@@ -61,6 +61,12 @@ PASST = Published(
     "https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt",
     "302903fa8c4aee817b11dc982da0b29aaf8d11a3e722420476d0a12c9db70c2c",
 )
+PASST_20S = Published(
+    "passt-20s",
+    "passt-s-f128-20sec-p16-s10-ap.474-swa.pt",
+    "https://github.com/kkoutini/PaSST/releases/download/v0.0.5/passt-s-f128-20sec-p16-s10-ap.474-swa.pt",
+    "",
+)
 PANN = Published(
     "pann",
     "Cnn14_16k_mAP=0.438.pth",

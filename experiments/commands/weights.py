@@ -10,8 +10,8 @@ def weights(only: str = "") -> None:
     where the judges' files lie.
 
     Args:
-        only: a few of them, with commas between: t5, flan_t5, clap, demucs; the judges vggish, passt, laion_clap, pann,
-            encodec; or any other T5 by its id on the hub (google/flan-t5-xl). By default all.
+        only: a few of them, with commas between: t5, flan_t5, clap, demucs; the judges vggish, passt, passt-20s,
+            laion_clap, pann, encodec; or any other T5 by its id on the hub (google/flan-t5-xl). By default all.
     """
     from datamodules.errors import InputError
 
@@ -69,6 +69,10 @@ def _judges() -> dict[str, tuple[str, Callable[[], object]]]:
     return {
         "vggish": ("VGGish, the paper's judge of FAD", file(published.VGGISH, "vggish")),
         "passt": ("PaSST, the paper's judge of KL divergence", file(published.PASST, "passt")),
+        "passt-20s": (
+            "PaSST of twenty seconds, the judge of KL divergence in the protocol musicgen-paper",
+            file(published.PASST_20S, "passt-20s"),
+        ),
         "laion_clap": (
             f"{published.LAION_CLAP.file}, the paper's judge of CLAP score",
             file(published.LAION_CLAP, "clap"),
