@@ -31,6 +31,7 @@ COMMANDS = {
     "pack": ("experiments.commands.pack", "pack", "a token store at 11 bits a code, for transport, and back"),
     "recordings": ("experiments.commands.recordings", "recordings", "16 hours of free music from Debian's packages"),
     "show-sample": ("experiments.commands.show_sample", "show_sample", "any sample of a run, past or to come"),
+    "plan": ("experiments.commands.plan", "plan", "memory, arithmetic, traffic and days of a run on GPUs elsewhere"),
     "train": (
         "experiments.commands.train",
         "train",
@@ -48,6 +49,14 @@ COMMANDS = {
         "how well a codec reconstructs held-out music",
     ),
     "codec-card": ("experiments.commands.codec_card", "codec_card", "the embedded codec beside Opus and Vorbis"),
+    "evaluate-judge": (
+        "experiments.commands.evaluate_judge",
+        "evaluate_judge",
+        "how well a judge hears and reads music whose facts are known",
+    ),
+    "judge-card": ("experiments.commands.judge_card", "judge_card", "what the embedded judge is worth, in tables"),
+    "degrade": ("experiments.commands.degrade", "degrade", "real music made worse, to see if an evaluation notices"),
+    "score-run": ("experiments.commands.score_run", "score_run", "samples and scores of a run's checkpoints"),
     "compare": ("experiments.commands.compare", "compare", "results of several systems as one page"),
     "bench": ("experiments.commands.bench", "bench", "figures beside a peer's, measured in one run"),
 }

@@ -1,7 +1,9 @@
 """Which stages a pipeline has. In their commands OUT stands for the pipeline's folder."""
 
 import shlex
+from collections.abc import Iterator
 
+from experiments.degrading import Degradation
 from experiments.pipeline import Stage
 from lightning_modules.codec.folder import codec_checksum
 
@@ -10,16 +12,17 @@ _CLIP_SECONDS = 6
 _CLIPS_PER_TRACK = 3
 _CARD_PIECES = 300
 _CARD_BASELINES = ("opus@6", "vorbis")
+JUDGED_SETS = ("scores", "recordings")
+_JUDGED_PIECES, _JUDGED_SEED = 1200, 2  # other renditions than those that codec, language model and judge learn from
+_JUDGED_SECONDS, _JUDGED_TRACKS = 10, 96
 
 
 def demo_stages(pieces: int, seed: int) -> list[Stage]:
     """The demo, from scores to the report."""
     fit_codec = _fit("codec", seed, "codec", "codec/nano", "cluster/cpu", "demo/codec")
-    fit_judge = _fit("judge", seed, "judge", "cluster/cpu", "demo/judge")
     stages = [
         Stage("corpus", f"corpus --out OUT/corpus --pieces {pieces} --seed {seed}", "corpus/manifest.jsonl"),
         Stage("codec", f"{fit_codec} --data.init_args.manifest OUT/corpus", "codec/model/training.json", ("corpus",)),
-        Stage("judge", f"{fit_judge} --data.init_args.manifest OUT/corpus", "judge/model/training.json", ("corpus",)),
         Stage(
             "tokens",
             "tokens --manifest OUT/corpus --codec OUT/codec/model --out OUT/tokens",
@@ -63,6 +66,65 @@ def codec_card_stages(codec: str, recordings: str, twin: str, seconds: float) ->
     return stages
 
 
+def degradations() -> dict[str, tuple[Degradation, ...]]:
+    """By kind, from hardly any to much: what a judge is tried with."""
+    shares = (0.25, 0.5, 0.75, 1.0)
+    return {
+        "noise": tuple(Degradation("noise", level) for level in (40, 30, 20, 10)),
+        "low-pass": tuple(Degradation("low-pass", level) for level in (6000, 4000, 2000, 1000)),
+        "codec": tuple(Degradation("codec", level) for level in (4, 3, 2, 1)),
+        "captions": tuple(Degradation("captions", share=share) for share in shares),
+        "transpose": tuple(Degradation("transpose", 1, share) for share in shares),
+    }
+
+
+def judge_card_stages(judge: str, recordings: str) -> list[Stage]:
+    """A judge on held-out scores and on recordings: what it knows, and how metrics made with it behave."""
+    name = shlex.quote(judge)
+    every = f"eval-set --seconds {_JUDGED_SECONDS} --manifest"
+    stages = [
+        Stage(
+            "corpus",
+            f"corpus --out OUT/corpus --pieces {_JUDGED_PIECES} --seed {_JUDGED_SEED}",
+            "corpus/manifest.jsonl",
+        ),
+        Stage("clips", f"{every} OUT/corpus --out OUT/clips --per_track 2", "clips/set.json", ("corpus",)),
+        Stage(
+            "coded",
+            "degrade --manifest OUT/clips --kind codec --level 4 --out OUT/coded",
+            "coded/manifest.jsonl",
+            ("clips",),
+        ),
+    ]
+    for title, folder in (("as they are", "clips"), ("through the codec", "coded")):
+        command = f"evaluate-judge --manifest OUT/{folder} --judge {name} --out OUT/{folder}.json"
+        stages.append(Stage(f"accuracy {title}", command, f"{folder}.json", (folder,)))
+    for title, manifest in zip(JUDGED_SETS, ("OUT/corpus", recordings), strict=True):
+        if manifest:
+            command = f"{every} {shlex.quote(manifest)} --tracks {_JUDGED_TRACKS} --out OUT/{title}"
+            stages.append(Stage(title, command, f"{title}/set.json", ("corpus",) if title == "scores" else ()))
+            stages += _behaviour_stages(title, name)
+    return stages
+
+
+def _behaviour_stages(title: str, judge: str) -> Iterator[Stage]:
+    for how in (how for many in degradations().values() for how in many):
+        folder = f"{title}-{how.name.replace(' ', '-')}"
+        level = "" if how.level is None else f"--level {how.level:g} "
+        yield Stage(
+            f"degrade {title} {how.name}",
+            f"degrade --manifest OUT/{title} --kind {how.kind} {level}--share {how.share:g} --out OUT/{folder}",
+            f"{folder}/manifest.jsonl",
+            (title,),
+        )
+        yield Stage(
+            f"evaluate {title} {how.name}",
+            f"evaluate --generated OUT/{folder} --reference OUT/{title} --judge {judge} --out OUT/{folder}.json",
+            f"{folder}.json",
+            (f"degrade {title} {how.name}",),
+        )
+
+
 def _size_stages(size: str, seed: int) -> list[Stage]:
     fit = _fit(size, seed, "lm", f"size/{size}", "pattern/delay", "conditioning/bytes", "cluster/cpu", "demo/lm")
     return [
@@ -88,10 +150,10 @@ def _size_stages(size: str, seed: int) -> list[Stage]:
         ),
         Stage(
             f"evaluate {size}",
-            f"evaluate --generated OUT/{size}/clips --reference OUT/references --judge OUT/judge/model "
-            f"--out OUT/{size}/results.json --seed {seed}",
+            f"evaluate --generated OUT/{size}/clips --reference OUT/references --seed {seed} "
+            f"--out OUT/{size}/results.json",
             f"{size}/results.json",
-            ("judge", "references", f"generate {size}"),
+            ("references", f"generate {size}"),
         ),
     ]
 

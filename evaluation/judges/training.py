@@ -3,6 +3,7 @@
 Shape letters: B clips, N samples, D dimensions, L labels.
 """
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,31 +16,42 @@ from torchaudio.transforms import Resample
 from torchmetrics.classification import BinaryAccuracy, MultilabelF1Score
 
 from datamodules.batches import AudioBatch
+from datamodules.corpus.captions import write_caption
 from datamodules.errors import InputError
+from datamodules.sample_order import derived_seed
+from evaluation.judges.contract import AudioEmbeddings
 from evaluation.judges.embedded import EmbeddedJudge, JudgeConfig
-from evaluation.judges.labels import COLLECTIONS, FAMILIES, build_labels, label_targets
+from evaluation.judges.labels import COLLECTIONS, FAMILIES, INSTRUMENTS, build_labels, label_targets
+from evaluation.judges.views import WEAR, worn_views
 from evaluation.retrieval import retrieval_recall
 
 
 class JudgeTraining(LightningModule):
     """Trains an ``EmbeddedJudge`` on batches of crops.
 
-    The loss is the symmetric InfoNCE between clips and captions (CLAP, Wu et al., 2023) plus the binary cross-entropy
-    of the labels that each track's facts give. Validation logs ``valid/family_f1``, ``valid/drums_accuracy`` and
+    The loss is the symmetric InfoNCE between clips and captions (CLAP, Wu et al., 2023), the binary cross-entropy of
+    the labels that each track's facts give, and the error with which the wear of a view is told from its embedding
+    (``evaluation.judges.views``). Validation logs ``valid/family_f1``, ``valid/drums_accuracy`` and
     ``valid/recall_at_1``.
 
     Args:
         crop_rate: sample rate of the batches' audio, in Hz.
         families: instrument families that the facts may name.
         collections: collections that the facts may name.
+        players: instruments that the facts may name.
         name: the judge's name, which stands beside every number made with it.
         sample_rate: rate the judge hears at, in Hz.
         channels: output channels of its convolution stages.
+        hidden: what is heard in a window, before labels and joint space read it.
         dim: dimensions of its joint space.
         learning_rate: peak of AdamW's rate; it falls to zero along a cosine over ``trainer.max_steps``.
         weight_decay: of AdamW.
         warmup_steps: steps of linear warm-up.
         contrastive_weight: weight of InfoNCE beside the labels' loss.
+        wear_weight: weight of the error in telling wear, and which clips went through a codec (``mgl degrade``).
+        views: share of training samples that are heard worn.
+        reword: writes a new caption from the facts of a rendered score for every training sample.
+        seed: of views and words.
     """
 
     def __init__(
@@ -47,30 +59,39 @@ class JudgeTraining(LightningModule):
         crop_rate: int = 32_000,
         families: Sequence[str] = FAMILIES,
         collections: Sequence[str] = COLLECTIONS,
+        players: Sequence[str] = INSTRUMENTS,
         name: str = "embedded",
         sample_rate: int = 16_000,
-        channels: Sequence[int] = (32, 64, 96, 128),
-        dim: int = 96,
-        learning_rate: float = 3e-3,
-        weight_decay: float = 0.01,
-        warmup_steps: int = 20,
-        contrastive_weight: float = 0.5,
+        channels: Sequence[int] = (32, 64, 128, 192),
+        hidden: int = 256,
+        dim: int = 128,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 100,
+        contrastive_weight: float = 1.0,
+        wear_weight: float = 1.0,
+        views: float = 0.0,
+        reword: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if len(families) < 2:
             raise InputError(f"a judge tells at least 2 families apart, not {len(families)}; name them in families")
         self.judge = EmbeddedJudge(
             JudgeConfig(
-                labels=build_labels(families, collections),
+                labels=build_labels(families, collections, players),
                 name=name,
                 sample_rate=sample_rate,
                 channels=tuple(channels),
+                hidden=hidden,
                 dim=dim,
             )
         )
+        self.to_wear = nn.Linear(dim, len(WEAR) + 1)  # and whether it went through a codec
         self.crop_rate = crop_rate
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
-        self.contrastive_weight = contrastive_weight
+        self.contrastive_weight, self.wear_weight = contrastive_weight, wear_weight
+        self.views, self.reword, self.seed = views, reword, seed
         self.resample = Resample(crop_rate, sample_rate) if crop_rate != sample_rate else nn.Identity()
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         self.drums_at = self.judge.labels.index("drums")
@@ -80,22 +101,33 @@ class JudgeTraining(LightningModule):
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
-        audio_BD, logits_BL = self._listen(batch)
-        contrastive = self._contrastive(audio_BD, batch)
+        wav_BN, wear_BE = worn_views(
+            self._wave(batch),
+            batch.numbers,
+            sample_rate=self.judge.sample_rate,
+            share=self.views,
+            seed=self.seed,
+        )
+        heard = self._listen(wav_BN, batch)
+        contrastive = self._contrastive(heard, batch, self._captions(batch))
         targets, known = self._targets(batch)
-        labels = _masked_bce(logits_BL, targets, known)
-        loss = labels + self.contrastive_weight * contrastive
+        labels = _label_loss(heard, targets, known)
+        coded = [(fact.get("degraded") or {}).get("kind") == "codec" for fact in batch.facts]
+        wear_BE = torch.cat([wear_BE, wear_BE.new_tensor(coded)[:, None]], dim=1)
+        wear = (self.to_wear(heard.clips()) - wear_BE).square().mean()
+        loss = labels + self.contrastive_weight * contrastive + self.wear_weight * wear
         size = len(batch.captions)
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
-        self.log_dict({"train/contrastive": contrastive, "train/labels": labels}, batch_size=size)
+        self.log_dict({"train/contrastive": contrastive, "train/labels": labels, "train/wear": wear}, batch_size=size)
         return loss
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
         """Adds one batch to the validation metrics."""
-        audio_BD, logits_BL = self._listen(batch)
+        heard = self._listen(self._wave(batch), batch)
+        logits_BL = _logits(heard)
         targets, known = self._targets(batch)
         size = len(batch.captions)
-        self.log("valid/labels", _masked_bce(logits_BL, targets, known), batch_size=size, sync_dist=True)
+        self.log("valid/labels", _label_loss(heard, targets, known), batch_size=size, sync_dist=True)
         families = known[:, : self.drums_at].all(-1)
         if families.any():
             chances = logits_BL[families, : self.drums_at].sigmoid()
@@ -105,7 +137,7 @@ class JudgeTraining(LightningModule):
         if drums.any():
             self.drums_accuracy(logits_BL[drums, self.drums_at].sigmoid(), targets[drums, self.drums_at].long())
             self.log("valid/drums_accuracy", self.drums_accuracy, prog_bar=True, batch_size=size)
-        self._heard.append((audio_BD.detach(), list(batch.captions)))
+        self._heard.append((heard.clips().detach(), list(batch.captions)))
 
     def on_validation_epoch_end(self) -> None:
         """Logs the share of clips whose own caption is the nearest of the validation captions."""
@@ -127,28 +159,38 @@ class JudgeTraining(LightningModule):
         schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [self.warmup_steps])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def export(self, folder: str | Path) -> None:
-        """Writes the judge as a folder that ``load_judge`` and ``--judge`` take."""
-        self.judge.save(folder)
+    def export(self, folder: str | Path, half: bool = False) -> None:
+        """Writes the judge as a folder that ``load_judge`` and ``--judge`` take; ``half`` stores float16."""
+        self.judge.save(folder, half)
 
     # ---- parts of the loss ----------------------------------------------------------------------------------------
-    def _listen(self, batch: AudioBatch) -> tuple[Tensor, Tensor]:
-        """Clips [B, D] and label logits [B, L] of a batch."""
-        wav = self.resample(batch.audio.mean(1, keepdim=True))
-        lengths = batch.lengths * self.judge.sample_rate // self.crop_rate
-        lengths = lengths.clamp(min=self.judge.shortest, max=wav.shape[-1])
-        # side by side: overlapping windows would cost twice as much and teach the same
-        heard = self.judge(wav, lengths, hop_samples=self.judge.config.window_samples)
-        assert heard.logits is not None
-        return nn.functional.normalize(heard.clips(), dim=-1), heard.logits
+    def _wave(self, batch: AudioBatch) -> Tensor:
+        """[B, N] at the judge's rate, in mono."""
+        wav: Tensor = self.resample(batch.audio.mean(1))
+        return wav
 
-    def _contrastive(self, audio_BD: Tensor, batch: AudioBatch) -> Tensor:
-        text_BD = self.judge.read(batch.captions)
+    def _listen(self, wav_BN: Tensor, batch: AudioBatch) -> AudioEmbeddings:
+        lengths = batch.lengths * self.judge.sample_rate // self.crop_rate
+        lengths = lengths.clamp(min=self.judge.shortest, max=wav_BN.shape[-1])
+        # side by side: overlapping windows would cost twice as much and teach the same
+        heard: AudioEmbeddings = self.judge(wav_BN[:, None], lengths, hop_samples=self.judge.config.window_samples)
+        return heard
+
+    def _captions(self, batch: AudioBatch) -> list[str]:
+        if not self.reword:
+            return list(batch.captions)
+        return [
+            write_caption(fact, random.Random(derived_seed(self.seed, number, "caption")))[0]
+            for fact, number in zip(batch.facts, batch.numbers.tolist(), strict=True)
+        ]
+
+    def _contrastive(self, heard: AudioEmbeddings, batch: AudioBatch, captions: Sequence[str]) -> Tensor:
+        audio_BD, text_BD = nn.functional.normalize(heard.clips(), dim=-1), self.judge.read(captions)
         scores = self.log_scale.exp().clamp(max=100) * audio_BD @ text_BD.T
         # two crops of one track, or two tracks described alike, are no counterexamples of each other
         same = [
-            [a == b or s == t for b, t in zip(batch.captions, batch.tracks, strict=True)]
-            for a, s in zip(batch.captions, batch.tracks, strict=True)
+            [a == b or s == t for b, t in zip(captions, batch.tracks, strict=True)]
+            for a, s in zip(captions, batch.tracks, strict=True)
         ]
         positive = torch.tensor(same, device=scores.device).float()
         wanted = positive / positive.sum(-1, keepdim=True)
@@ -160,6 +202,13 @@ class JudgeTraining(LightningModule):
         return targets.to(self.device), known.to(self.device)
 
 
-def _masked_bce(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
-    losses = binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (losses * known).sum() / known.sum().clamp_min(1)
+def _logits(heard: AudioEmbeddings) -> Tensor:
+    logits = heard.logits
+    assert logits is not None, "the embedded judge has classes"
+    return logits
+
+
+def _label_loss(heard: AudioEmbeddings, targets: Tensor, known: Tensor) -> Tensor:
+    """Binary cross-entropy, summed over the labels that are known and averaged over clips."""
+    losses = binary_cross_entropy_with_logits(_logits(heard), targets, reduction="none")
+    return (losses * known).sum() / len(losses)

@@ -2,7 +2,7 @@
 
 
 def demo(out: str = "runs/demo", pieces: int = 80, seed: int = 0, until: str = "report") -> None:
-    """Renders a corpus, trains a codec, a judge and language models of two sizes on it, generates, evaluates, reports.
+    """Renders a corpus, trains a codec and language models of two sizes on it, generates, evaluates, reports.
 
     Every stage is a command that could be given by hand, and is printed. A finished stage is not done again.
 

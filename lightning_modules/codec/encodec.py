@@ -3,10 +3,12 @@
 Shape letters: B items, C channels, N samples, K codebooks, T frames, D latent width.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
 
+from datamodules.errors import InputError
 from lightning_modules.codec import seanet
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.contract import Codec
@@ -48,6 +50,19 @@ class EnCodec(Codec):
         seanet.initialise(self)
         self.compiled = False
         self._made: tuple[object, tuple[Half, Half]] | None = None
+
+    def with_codebooks(self, count: int) -> "EnCodec":
+        """The same codec with its first ``count`` codebooks alone, so coarser; it shares the weights.
+
+        Raises:
+            InputError: it has no such number of codebooks.
+        """
+        if not 1 <= count <= self.codebooks:
+            raise InputError(f"the codec has 1 to {self.codebooks} codebooks, not {count}")
+        coarse = EnCodec(replace(self.config, codebooks=count))
+        coarse.encoder, coarse.decoder = self.encoder, self.decoder
+        coarse.quantizer.codebooks = self.quantizer.codebooks[:count]
+        return coarse.train(self.training)
 
     def _encode(self, wav: Tensor) -> Tensor:
         return self.quantizer.encode(self._halves()[0](wav).float())

@@ -1,0 +1,1 @@
+"""What the embedded judge is worth: how well it hears and reads, and whether metrics made with it behave."""
