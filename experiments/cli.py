@@ -4,7 +4,6 @@ import logging
 import re
 import sys
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,11 +12,16 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from datamodules.errors import InputError
-from experiments.callbacks import LineProgress, ModelFolder
+from experiments.callbacks.model_folder import ModelFolder
+from experiments.callbacks.progress import LineProgress, TrainingBar
+from experiments.callbacks.record import EnvironmentRecord
+from experiments.callbacks.samples import Samples
+from experiments.callbacks.scalars import OptimiserScalars
+from experiments.callbacks.speed import Speed
 from experiments.compose import resolve_layers
+from experiments.loggers import Kind, run_logger
 from lightning_modules.callbacks import SaveOnExit, WeightAverage
 from lightning_modules.whole_checkpoints import WholeCheckpoints
 
@@ -52,6 +56,7 @@ def instantiated(config: str) -> tuple[LightningModule, list[Callback]]:
     """The module and the callbacks of a run's saved config; nothing is run."""
     _be_quiet()
     fields = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    fields["trainer"] = {**fields.get("trainer", {}), "logger": False}
     cli = SuiteCLI(
         LightningModule,
         LightningDataModule,
@@ -74,17 +79,21 @@ class SuiteCLI(LightningCLI):
     """What every run has, besides its layers.
 
     ``run``, the folder that holds its config, logs, checkpoints and, in the end, the model; an average of the weights;
-    a checkpoint every so often and when it is interrupted.
+    a checkpoint every so often and when it is interrupted; a logger, and what one sees of it while it runs.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``run`` and the callbacks whose files lie in it."""
+        """Adds ``run``, its logger, and the callbacks that every run has."""
         text = "folder of the run: config, logs, checkpoints, model"
         parser.add_argument("--run", type=str, required=True, help=text)
+        text = "where scalars, sound and pictures go; trainer.logger takes its place"
+        parser.add_argument("--logger", type=Kind, default="tensorboard", help=text)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(WeightAverage, "average")
         parser.add_lightning_class_args(SaveOnExit, "save_on_exit")
         parser.add_lightning_class_args(ModelFolder, "model_folder")
+        # After the average, which it hears as of the same step.
+        parser.add_lightning_class_args(Samples, "samples")
         parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/{CHECKPOINTS}")
         parser.link_arguments("run", "save_on_exit.path", compute_fn=lambda run: f"{run}/{CHECKPOINTS}/{LAST}")
         parser.link_arguments("run", "model_folder.folder", compute_fn=lambda run: f"{run}/{MODEL}")
@@ -95,14 +104,16 @@ class SuiteCLI(LightningCLI):
         if Path(run).exists() and not Path(run).is_dir():
             raise InputError(f"{run}: is a file; --run names a folder")
         if self._get(self.config_init, "trainer.logger") is None:
-            kwargs["logger"] = _logger(run)
+            kwargs["logger"] = run_logger(run, self._get(self.config_init, "logger"))
         callbacks = self._get(self.config_init, "trainer.callbacks") or []
-        kwargs["enable_progress_bar"] = sys.stderr.isatty()
+        watched = sys.stderr.isatty()
+        kwargs["enable_progress_bar"] = watched
+        seen = [Speed(), OptimiserScalars(), TrainingBar() if watched else LineProgress(), EnvironmentRecord()]
         plugins = self._get(self.config_init, "trainer.plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeCheckpoints()]
-        return super().instantiate_trainer(default_root_dir=run, callbacks=[*callbacks, LineProgress()], **kwargs)
+        return super().instantiate_trainer(default_root_dir=run, callbacks=[*callbacks, *seen], **kwargs)
 
 
 def _shortened(message: str) -> str:
@@ -125,12 +136,9 @@ def _be_quiet() -> None:
     # Samples are numbered, so loaders have no length, and nothing is replayed on resume.
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*exists and is not empty")
+    # What is logged of a validation are torchmetrics, which have added up over processes already.
+    warnings.filterwarnings("ignore", message="It is recommended to use .self.log")
     # A decoder that is trained alone has an encoder in evaluation mode.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     # A checkpoint is of the weights after the step.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-
-
-def _logger(run: str) -> Logger:
-    kind = TensorBoardLogger if find_spec("tensorboard") else CSVLogger
-    return kind(run, name="", version="")

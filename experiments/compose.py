@@ -56,9 +56,37 @@ def merged(names: list[str]) -> dict[str, Any]:
     return result
 
 
+def overridden(recipe: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
+    """A recipe with what further arguments of ``mgl fit`` say: ``-c layer``, ``--a.b value`` or ``--a.b=value``."""
+    result: dict[str, Any] = {}
+    _merge(result, recipe)
+    flag = ""
+    for argument in arguments:
+        if flag:
+            _set(result, flag, argument)
+            flag = ""
+        elif argument.startswith("-") and "=" in argument:
+            _set(result, *argument.split("=", 1))
+        elif argument.startswith("-"):
+            flag = argument
+    return result
+
+
+def _set(recipe: dict[str, Any], flag: str, value: str) -> None:
+    if flag in ("-c", "--config"):
+        _merge(recipe, merged([value]))
+        return
+    said: Any = yaml.safe_load(value)
+    for key in reversed(flag.lstrip("-").split(".")):
+        said = {key: said}
+    _merge(recipe, said)
+
+
 def _merge(base: dict[str, Any], layer: dict[str, Any]) -> None:
     for key, value in layer.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
+        if isinstance(value, dict):
+            below = base.get(key)
+            base[key] = dict(below) if isinstance(below, dict) else {}
             _merge(base[key], value)
         else:
             base[key] = value

@@ -50,3 +50,11 @@ def require_folder(path: str | Path) -> Path:
     except (PermissionError, NotADirectoryError) as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
     return folder
+
+
+def in_words(seconds: float) -> str:
+    """A duration as one would say it: 0.84 s, 12 min, 3.7 h, 25 days."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

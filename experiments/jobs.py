@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.audio_io import write_audio
 from datamodules.errors import InputError
 from datamodules.manifest import FILE_NAME, Track, write_manifest
-from experiments.callbacks import RECORD
+from experiments.callbacks.model_folder import RECORD
 from experiments.console import progress
 from experiments.prompts import Prompt
 from lightning_modules.generation.guidance import Guidance
@@ -33,6 +33,8 @@ class Options:
     top_k: int = 250
     temperature: float = 1.0
     batch_size: int = 16
+    top_p: float = 1.0
+    precision: str = "fp32"  # as the model was loaded
 
 
 def generate_clips(model: MusicModel, prompts: list[Prompt], folder: Path, options: Options, name: str) -> None:
@@ -43,7 +45,7 @@ def generate_clips(model: MusicModel, prompts: list[Prompt], folder: Path, optio
     """
     if options.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {options.batch_size}")
-    Sampling(options.top_k, options.temperature)  # refuses now rather than under the progress bar
+    Sampling(options.top_k, options.temperature, top_p=options.top_p)  # refuses now rather than under the progress bar
     frame = 1 / model.codec.frame_rate
     for prompt in prompts:
         if prompt.duration < frame:
@@ -103,6 +105,7 @@ def _generate(
         guidance=options.guidance,
         top_k=options.top_k,
         temperature=options.temperature,
+        top_p=options.top_p,
         progress=step,
     )
     watch.seconds += time.monotonic() - begun

@@ -13,7 +13,7 @@ _CLIPS_PER_TRACK = 3
 _CARD_PIECES = 300
 _CARD_BASELINES = ("opus@6", "vorbis")
 JUDGED_SETS = ("scores", "recordings")
-_JUDGED_PIECES, _JUDGED_SEED = 1200, 2  # other renditions than those that codec, language model and judge learn from
+_JUDGED_PIECES, _JUDGED_SEED = 1200, 1  # the judge learns from the training split of the same renditions
 _JUDGED_SECONDS, _JUDGED_TRACKS = 10, 96
 
 

@@ -12,8 +12,7 @@ from rich.progress import Progress
 
 from datamodules.errors import InputError
 from datamodules.tokens.writer import Summary, TokenWriter
-from experiments.callbacks import in_words
-from experiments.console import pick_device, progress
+from experiments.console import in_words, pick_device, progress
 from lightning_modules.codec.contract import Codec
 from lightning_modules.codec.tokenizing import CodecTokenizing, PieceDataModule
 

@@ -1,4 +1,4 @@
-"""Composes a language-model run: data, codec, layers, batch arithmetic, and what it will need."""
+"""Composes a language-model run: data, codec, layers, batch arithmetic, and what it will need; all checked first."""
 
 import shlex
 from dataclasses import dataclass
@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import InputError
-from datamodules.features.chroma import PITCH_CLASSES
 from datamodules.manifest import read_manifest
 from datamodules.tokens.format import INDEX, is_store
 from datamodules.tokens.store import TokenStore
-from experiments.compose import language_model_layers, merged
-from experiments.console import pick_device
-from experiments.plan import Plan, plan
-from experiments.plan import lines as plan_lines
-from lightning_modules.conditioning.text import BYTES
-from lightning_modules.lm.model import LanguageModelConfig
+from experiments.compose import language_model_layers, merged, overridden
+from experiments.planning.checks import codec_line, data_line, text_line
+from experiments.planning.here import devices_of, look, processes, require_launcher, require_precision
+from experiments.planning.preflight import Preflight
+from experiments.planning.subject import codec_facts, subject
 
 GLOBAL_BATCH = 192
 _DEMO = Path("runs/demo")
-# Widths of the pretrained encoders that are layers of conditioning/: T5-base and FLAN-T5-base, CLAP.
-_WIDTHS = {"t5": 768, "clap": 512}
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,7 @@ class Request:
         seed: of everything.
         run: folder of the run.
         dry: whether nothing must be made.
+        arguments: further ones of ``mgl fit``, which win over everything here.
     """
 
     size: str
@@ -50,6 +47,7 @@ class Request:
     run: str = ""
     dry: bool = False
     melody: bool = False
+    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,63 +65,59 @@ def compose(request: Request) -> Composition:
         InputError: whatever is missing or does not fit, before any work.
     """
     rehearsal = request.data is None
-    gpus = _gpus()
+    here = look()
     text = request.text or ("bytes" if rehearsal else "t5")
-    cluster = request.cluster or ("gpus" if gpus else "cpu")
-    layers = language_model_layers(request.size, request.pattern, text, cluster)
+    layers = language_model_layers(
+        request.size, request.pattern, text, request.cluster or ("gpus" if here.count else "cpu")
+    )
     layers += ["conditioning/melody"] * request.melody + ["rehearsal"] * rehearsal
-    recipe = merged(layers)
-    devices = 1 if cluster == "cpu" else gpus
-    batch: int = recipe["data"]["init_args"]["batch_size"]
-    accumulate = _accumulation(devices, batch, cluster)
+    asked = overridden({}, list(request.arguments))
+    recipe = overridden(merged(layers), list(request.arguments))
+    devices, nodes = devices_of(recipe["trainer"], here), recipe["trainer"].get("num_nodes", 1)
+    require_launcher(devices, nodes)
+    require_precision(recipe["trainer"], here)
     heard = f"{text}-melody" if request.melody else text
     run = request.run or f"runs/{request.size}-{request.pattern}-{heard}-s{request.seed}"
     store, codec = _tokens(request, run)
-    values = {
+    facts = codec_facts(codec)
+    checked = {"data": data_line(store, recipe["data"]["init_args"]["seconds"]), "codec": codec_line(store, facts)}
+    planned = Preflight(subject(recipe, facts), recipe, asked, here, devices, nodes, GLOBAL_BATCH)
+    checked["text"] = text_line(planned.subject, recipe["model"]["init_args"]["text"])
+    if request.melody:
+        checked["melody"] = f"{store.header.stems or 'the full mix'}, as the tokens have it"
+    arguments = ["fit", *(word for layer in layers for word in ("-c", layer))]
+    values = {**_values(request, run, store, codec), **planned.values()}
+    arguments += [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    arguments += request.arguments
+    lines = {
+        **({"REHEARSAL": _rehearsal(recipe)} if rehearsal else {}),
+        "composition": " + ".join(layers),
+        **checked,
+        **planned.lines(),
+        "run": f"{run} (logs, checkpoints, model)",
+    }
+    told = [f"{name:<14}{line}" for name, line in lines.items()]
+    return Composition(arguments, [*told, f"$ mgl {shlex.join(arguments)}"])
+
+
+def _values(request: Request, run: str, store: TokenStore, codec: str) -> dict[str, Any]:
+    """What the layers leave open."""
+    return {
         "run": run,
         "seed_everything": request.seed,
         "model.init_args.seed": request.seed,
         "model.init_args.codec": codec,
         "model.init_args.lm.codebooks": store.codebooks,
         "model.init_args.lm.entries": store.entries,
+        **({"model.init_args.melody.stems": store.header.stems} if request.melody else {}),
         "data.init_args.seed": request.seed,
         "data.init_args.store": store.folder,
-        "trainer.accumulate_grad_batches": accumulate,
-        # Lightning counts micro-batches here.
-        "trainer.val_check_interval": 2000 * accumulate,
     }
-    if request.melody:
-        values["model.init_args.melody.stems"] = store.header.stems
-    arguments = ["fit", *(word for layer in layers for word in ("-c", layer))]
-    arguments += [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    told = [
-        f"composition   {' + '.join(layers)}",
-        f"data          {store.folder}: {len(store.tracks)} tracks, {store.codebooks} x {store.entries} codes "
-        f"at {store.frame_rate:g} Hz; codec {codec}",
-        *([f"melody        {store.header.stems or 'the full mix'}, as the tokens have it"] if request.melody else []),
-        f"batch         {GLOBAL_BATCH} = {devices} device{'s' * (devices > 1)} x {batch} x {accumulate} micro-batches",
-        *plan_lines(_plan(recipe, store)),
-        f"run           {run} (logs, checkpoints, model)",
-        f"$ mgl {shlex.join(arguments)}",
-    ]
-    return Composition(arguments, [*_rehearsal_lines(recipe, rehearsal), *told])
 
 
-def _rehearsal_lines(recipe: dict[str, Any], rehearsal: bool) -> list[str]:
+def _rehearsal(recipe: dict[str, Any]) -> str:
     steps = recipe["trainer"]["max_steps"]
-    line = f"REHEARSAL     no DATA was given: {steps} steps on the demo's corpus and codec; DATA= for yours"
-    return [line] if rehearsal else []
-
-
-def _accumulation(devices: int, batch: int, cluster: str) -> int:
-    """Micro-batches of an optimiser step, so that it sees the paper's 192 crops on any number of devices."""
-    if not devices:
-        raise InputError(f"cluster {cluster!r} needs a GPU and this machine has none that is usable; use CLUSTER=cpu")
-    if GLOBAL_BATCH % (devices * batch):
-        raise InputError(
-            f"{GLOBAL_BATCH} crops a step cannot be dealt to {devices} devices x {batch}; use 2^a x 3^b devices"
-        )
-    return GLOBAL_BATCH // (devices * batch)
+    return f"no DATA was given: {steps} steps on the demo's corpus and codec; DATA= for yours"
 
 
 def _tokens(request: Request, run: str) -> tuple[TokenStore, str]:
@@ -146,6 +140,7 @@ def _tokens(request: Request, run: str) -> tuple[TokenStore, str]:
             raise InputError(
                 f"{request.data}: is a manifest, whose tokens are not written yet; DRY=1 cannot count them"
             )
+        _alone(f"make tokens DATA={request.data} CODEC={request.codec} OUT={folder}")
         from experiments.commands.tokens import tokens
 
         tokens(request.data, request.codec, str(folder))
@@ -156,25 +151,14 @@ def _demo_tokens(codec: str, dry: bool) -> tuple[TokenStore, str]:
     if not (_DEMO / "tokens" / INDEX).is_file():
         if dry:
             raise InputError("the rehearsal's tokens are not made yet; run `make demo`, or without DRY=1")
+        _alone("mgl demo --until tokens")
         from experiments.commands.demo import demo
 
         demo(str(_DEMO), until="tokens")
     return TokenStore(_DEMO / "tokens"), codec or str(_DEMO / "codec" / "model")
 
 
-def _plan(recipe: dict[str, Any], store: TokenStore) -> Plan:
-    model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
-    shape = LanguageModelConfig(**{**model["lm"], "codebooks": store.codebooks, "entries": store.entries})
-    text = model.get("text")
-    if text is None:
-        raise InputError("no text encoder was chosen; TEXT= names one: t5, flan_t5, clap, bytes (melody comes on top)")
-    width = text["dim"] if text["name"] == BYTES else _WIDTHS[text.get("kind", "t5")]
-    dims = {name: {"text": width, "melody": PITCH_CLASSES}[name] for name in shape.conditions}
-    frames = round(data["seconds"] * store.frame_rate)
-    return plan(shape, dims, frames=frames, batch_size=data["batch_size"], crops=GLOBAL_BATCH)
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count() if pick_device("auto") == "cuda" else 0
+def _alone(command: str) -> None:
+    """Tokens are written by one process, or by the command that deals the work out."""
+    if processes() > 1:
+        raise InputError(f"the tokens are not written yet, and {processes()} processes are started; first `{command}`")

@@ -1,4 +1,4 @@
-"""What the codec's training writes into TensorBoard, read back from its event files."""
+"""What the codec's training logs, read back from TensorBoard's event files and from those beside a CSV."""
 
 import io
 import logging
@@ -163,8 +163,17 @@ def test_stereo_is_mixed_for_the_player(music, tmp_path):
     np.testing.assert_allclose(wav, witness.passes[0][0][1][0].mean(0).clamp(-1, 1), atol=1e-4)
 
 
-def test_other_loggers_and_no_examples_are_no_error(music, tmp_path):
-    fit(music, CSVLogger(tmp_path), CodecListening(), steps=1)
+def test_files_beside_a_csv(music, tmp_path):
+    witness = Witness()
+    fit(music, CSVLogger(tmp_path, name="", version=""), CodecListening(1), witness, steps=1)
+    assert "valid/use_3" in (tmp_path / "metrics.csv").read_text()
+    made, rate = soundfile.read(tmp_path / "media" / "listen" / "0" / "reconstruction-0.wav")
+    assert rate == tiny.RATE
+    np.testing.assert_allclose(made, witness.passes[0][0][1][0, 0].clamp(-1, 1), atol=1e-4)
+    assert Image.open(tmp_path / "media" / "listen" / "0" / "spectrogram-0.png").size[1] == 240
+
+
+def test_no_logger_and_no_examples_are_no_error(music, tmp_path):
     fit(music, False, CodecListening(), steps=1)
     fit(music, TensorBoardLogger(tmp_path / "none", name="", version=""), CodecListening(0), steps=1)
     found = events(tmp_path / "none")

@@ -1,21 +1,22 @@
 """Layered configs: every cell composes, with the parameters it should have; and what a run is told it will need."""
 
 import itertools
+import json
 
 import pytest
 import tiny
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.errors import InputError
 from datamodules.tokens.store import TokenStore
 from experiments import training
 from experiments.__main__ import main
 from experiments.compose import CONFIGS, language_model_layers, layer_path, layers, resolve_layers
-from experiments.plan import lines, plan
+from experiments.planning.here import Here
+from lightning_modules.codec.folder import save_codec
 from lightning_modules.conditioning.text import TextEncoderConfig
-from lightning_modules.lm.model import LanguageModel, LanguageModelConfig, parameter_count
+from lightning_modules.lm.model import LanguageModelConfig, parameter_count
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig
 
@@ -141,97 +142,170 @@ def test_layers_are_found_from_any_directory(tmp_path, monkeypatch):
             resolve_layers(["-c", wrong])
 
 
-def compose(store, **options):
-    asked = {"size": "nano", "data": str(store), "codec": "codec", "text": "bytes", "seed": 5, "run": "r", "dry": True}
-    return training.compose(training.Request(**{**asked, **options}))
+def test_the_papers_layers_are_the_papers_recipe(capsys):
+    """MusicGen, section 3.1, and audiocraft's configs: reference of every number of the optimisation."""
+    composed = printed(capsys, fit(*language_model_layers("small", "delay", "t5", "gpus"), **STORE))
+    model, trainer = composed["model"]["init_args"], composed["trainer"]
+    assert OptimConfig(**model["optim"]) == OptimConfig(1e-4, [0.9, 0.95], 0.1, 4000, 0.0, "adamw")
+    assert (trainer["max_steps"], trainer["gradient_clip_val"], trainer["gradient_clip_algorithm"]) == (
+        1_000_000,
+        1.0,
+        None,  # by norm
+    )
+    assert (composed["average"]["decay"], composed["average"]["every"]) == (0.99, 10)
+    assert (model["condition_dropout"], composed["data"]["init_args"]["seconds"]) == (0.2, 30.0)
+    assert (trainer["precision"], training.GLOBAL_BATCH) == ("bf16-mixed", 192)
+    assert trainer["strategy"]["init_args"]["gradient_as_bucket_view"] is True
 
 
-@pytest.mark.parametrize(("gpus", "accumulate"), [(0, 192), (1, 32), (4, 8), (32, 1)])
-def test_192_crops_are_dealt_out(capsys, token_store, monkeypatch, gpus, accumulate):
-    monkeypatch.setattr(training, "_gpus", lambda: gpus)
-    composed = printed(capsys, compose(token_store).arguments)
-    batch = composed["data"]["init_args"]["batch_size"]
-    assert batch == (6 if gpus else 1)
+def test_layers_beside_the_default(capsys):
+    layers = language_model_layers("small", "delay", "t5", "gpus")
+    composed = printed(capsys, fit(*layers, "optim/dadaptation", "precision/16-mixed", **STORE))
+    optim = composed["model"]["init_args"]["optim"]
+    assert (optim["algorithm"], optim["lr"], optim["betas"]) == ("dadaptation", 1.0, [0.9, 0.95])
+    assert composed["trainer"]["precision"] == "16-mixed"
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Tokens, and beside them the codec that wrote them."""
+    folder = tiny.write_store(tmp_path / "tokens", frame_rate=100.0)
+    save_codec(tmp_path / "codec", made := tiny.codec(codebooks=2, entries=8))
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**index, "codec": made.checksum}))
+    return folder
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """As many GPUs as said."""
+
+    def have(count, name="", gib=None):
+        monkeypatch.setattr(training, "look", lambda: Here(count, name, gib and gib * 2**30))
+
+    have(0)
+    return have
+
+
+def compose(store, *arguments, **options):
+    codec = str(store.parent / "codec") if store and hasattr(store, "parent") else "codec"
+    asked = {"size": "nano", "data": str(store), "codec": codec, "text": "bytes", "seed": 5, "run": "r", "dry": True}
+    return training.compose(training.Request(**{**asked, **options, "arguments": arguments}))
+
+
+def told(made):
+    """The lines by their names."""
+    return {line[:14].strip(): line[14:] for line in made.lines}
+
+
+@pytest.mark.parametrize(("count", "batch", "accumulate"), [(0, 1, 192), (1, 6, 32), (4, 6, 8), (32, 6, 1), (64, 3, 1)])
+def test_192_crops_are_dealt_out(capsys, store, gpus, count, batch, accumulate):
+    gpus(count)
+    composed = printed(capsys, compose(store).arguments)
+    assert composed["data"]["init_args"]["batch_size"] == batch
     assert composed["trainer"]["accumulate_grad_batches"] == accumulate
-    assert batch * max(1, gpus) * accumulate == 192
+    assert batch * max(1, count) * accumulate == 192
     assert composed["trainer"]["val_check_interval"] == 2000 * accumulate
 
 
-def test_a_composition_fits_its_tokens(capsys, token_store):
-    made = compose(token_store, pattern="flatten")
+def test_what_fits_is_dealt_out(capsys, store, gpus):
+    gpus(8, "NVIDIA H100 80GB HBM3", 79.6)
+    large = compose(store, size="small")
+    assert printed(capsys, large.arguments)["data"]["init_args"]["batch_size"] == 12
+    assert "GPU-hours for 1,000,000 steps" in told(large)["time"]
+    gpus(8, "NVIDIA A10G", 22.5)
+    small = compose(store, size="small")
+    assert printed(capsys, small.arguments)["data"]["init_args"]["batch_size"] == 3
+    assert "WARNING" not in told(small)["memory"]
+    # 3.3B on one such GPU: nothing helps. 300M on a smaller one: recomputing does.
+    assert "WARNING: too much; no batch fits" in told(compose(store, size="large"))["memory"]
+    gpus(8, "A card", 10.5)
+    lines = told(compose(store, size="small"))
+    assert "WARNING: too much; ARGS='--model.init_args.recompute 2 --data.init_args.batch_size 1'" in lines["memory"]
+    assert "time" not in lines
+    words = ("--model.init_args.recompute", "2", "--data.init_args.batch_size", "1")
+    assert "WARNING" not in told(compose(store, *words, size="small"))["memory"]
+
+
+def test_further_arguments_win_and_are_counted(capsys, store, gpus, tmp_path):
+    gpus(4)
+    made = compose(store, "--data.init_args.batch_size", "2", "--trainer.max_steps=7")
+    composed = printed(capsys, made.arguments)
+    assert composed["data"]["init_args"]["batch_size"] == 2
+    assert composed["trainer"]["accumulate_grad_batches"] == 24
+    assert composed["trainer"]["max_steps"] == 7
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("trainer: {accumulate_grad_batches: 3}\nmodel: {init_args: {lm: {dim: 64}}}")
+    made = compose(store, "-c", str(mine))
+    composed = printed(capsys, made.arguments)
+    assert composed["trainer"]["accumulate_grad_batches"] == 3
+    assert "72 = 4 devices x 6 x 3 micro-batches; the recipe has 192" in told(made)["batch"]
+    shape = LanguageModelConfig(**composed["model"]["init_args"]["lm"])
+    assert f"{parameter_count(shape, {'text': 128}):,}" in told(made)["model"]
+
+
+def test_a_composition_fits_its_tokens(capsys, store, gpus):
+    made = compose(store, pattern="flatten")
     composed = printed(capsys, made.arguments)
     lm = composed["model"]["init_args"]["lm"]
     assert (lm["codebooks"], lm["entries"], lm["pattern"]) == (2, 8, "flatten")
-    assert composed["data"]["init_args"]["store"] == str(token_store)
+    assert composed["data"]["init_args"]["store"] == str(store)
     assert [
         composed["seed_everything"],
         composed["model"]["init_args"]["seed"],
         composed["data"]["init_args"]["seed"],
     ] == [5] * 3
-    told = "\n".join(made.lines)
-    assert "192 = 1 device x 1 x 192" in told
-    assert "REHEARSAL" not in told
+    lines = told(made)
+    assert "192 = 1 device x 1 x 192" in lines["batch"]
+    assert "REHEARSAL" not in lines
+    assert "5 are shorter than the 30 s of a window" in lines["data"]
     shape = LanguageModelConfig(**lm)
-    assert f"{parameter_count(shape, {'text': composed['model']['init_args']['text']['dim']}):,}" in told
+    assert f"{parameter_count(shape, {'text': composed['model']['init_args']['text']['dim']}):,}" in lines["model"]
 
 
-def test_a_melody_model_hears_what_its_tokens_heard(capsys, token_store):
-    made = compose(token_store, melody=True, run="")
+def test_a_melody_model_hears_what_its_tokens_heard(capsys, store, gpus):
+    made = compose(store, melody=True, run="")
     given = printed(capsys, made.arguments)["model"]["init_args"]
     assert given["lm"]["prefix"] == ["melody", "text"]
-    assert given["melody"]["stems"] == TokenStore(token_store).header.stems == ""
-    told = "\n".join(made.lines)
-    assert "the full mix" in told
-    assert "nano-delay-bytes-melody-s5" in told
+    assert given["melody"]["stems"] == TokenStore(store).header.stems == ""
+    lines = told(made)
+    assert "the full mix" in lines["melody"]
+    assert "nano-delay-bytes-melody-s5" in lines["run"]
     shape = LanguageModelConfig(**{**given["lm"], "cross": (), "prefix": ("melody", "text")})
-    assert f"{parameter_count(shape, {'text': given['text']['dim'], 'melody': 12}):,}" in told
+    assert f"{parameter_count(shape, {'text': given['text']['dim'], 'melody': 12}):,}" in lines["model"]
 
 
-def test_what_cannot_be_composed_is_refused(tmp_path, token_store, monkeypatch):
-    monkeypatch.setattr(training, "_gpus", lambda: 0)
+def test_what_cannot_be_composed_is_refused(tmp_path, store, gpus):
     for options in ({"pattern": "zigzag"}, {"text": "bert"}, {"cluster": "moon"}, {"cluster": "gpus"}, {"codec": ""}):
         with pytest.raises(InputError):
-            compose(token_store, **options)
-    for store in ("", "  ", tmp_path / "nowhere"):
+            compose(store, **options)
+    for nowhere in ("", "  ", tmp_path / "nowhere"):
         with pytest.raises(InputError):
-            compose(store)
+            compose(nowhere)
     with pytest.raises(InputError, match="DRY"):
         compose(tiny.write_manifest(tmp_path / "corpus", [("a", "train", 0.1, "")]))
-    monkeypatch.setattr(training, "_gpus", lambda: 5)
-    with pytest.raises(InputError, match="5 devices"):
-        compose(token_store)
+    with pytest.raises(InputError, match="float16 is for GPUs"):
+        compose(store, "-c", "precision/16-mixed")
+    save_codec(tmp_path / "other", tiny.codec(codebooks=2, entries=8, dim=4))
+    with pytest.raises(InputError, match="the tokens come from codec"):
+        compose(store, codec=str(tmp_path / "other"))
+    gpus(5)
+    with pytest.raises(InputError, match="5 devices; take 4 or 6 devices, or 190 or 195 crops"):
+        compose(store)
+    gpus(4)
+    with pytest.raises(InputError, match="no whole micro-batches of 5; take 4 or 6"):
+        compose(store, "--data.init_args.batch_size=5")
+    with pytest.raises(InputError, match="asks for 16 GPUs, and this machine has 4"):
+        compose(store, "--trainer.devices", "16")
+    gpus(4, "Tesla V100-SXM2-16GB", 16)
+    with pytest.raises(InputError, match="precision/16-mixed"):
+        compose(store)
+    assert "16-mixed" in told(compose(store, "-c", "precision/16-mixed"))["devices"]
 
 
-def test_plan_counts_what_there_is():
-    shape = LanguageModelConfig(dim=64, layers=3, heads=2, codebooks=4, entries=32)
-    figures = plan(shape, {"text": 16}, frames=1500, batch_size=2, crops=6)
-    model = LanguageModel(shape, {"text": 16})
-    assert figures.parameters == sum(parameter.numel() for parameter in model.parameters())
-    # Weights, gradients, two moments, average, four bytes each.
-    assert figures.state_bytes == 20 * figures.parameters
-    assert (figures.steps, figures.codes) == (1500, 6 * 1500 * 4)
-    flat = plan(
-        LanguageModelConfig(dim=64, layers=3, heads=2, entries=32, pattern="flatten"),
-        {"text": 16},
-        frames=1500,
-        batch_size=2,
-        crops=6,
-    )
-    assert (flat.steps, flat.codes) == (6000, figures.codes)
-    assert flat.flops > 4 * figures.flops
-    assert (
-        plan(shape, {"text": 16}, frames=1500, batch_size=4, crops=6).activation_bytes == 2 * figures.activation_bytes
-    )
-    assert any(f"{figures.parameters:,}" in line for line in lines(figures))
-
-
-def test_planned_arithmetic_is_what_torch_counts():
-    shape = LanguageModelConfig(dim=64, layers=3, heads=2, codebooks=4, entries=32)
-    model, frames, crops = LanguageModel(shape, {"text": 16}), 12, 2
-    # As many text tokens as steps: the plan lets every weight work once a step.
-    given = tiny.conditions([frames] * crops)
-    with FlopCounterMode(display=False) as counter:
-        logits, _ = model.teacher_forced(tiny.codes(crops, frames, entries=32), given)
-        logits.sum().backward()
-    figures = plan(shape, {"text": 16}, frames=frames, batch_size=crops, crops=crops)
-    assert figures.flops == pytest.approx(counter.get_total_flops(), rel=0.1)
+def test_processes_of_a_launcher_do_not_each_write_tokens(tmp_path, gpus, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    corpus = tiny.write_manifest(tmp_path / "corpus", [("a", "train", 0.1, "")])
+    with pytest.raises(InputError, match="8 processes are started; first `make tokens"):
+        compose(corpus, dry=False, run=str(tmp_path / "run"))

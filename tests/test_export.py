@@ -47,6 +47,6 @@ def test_half_the_size_and_nearly_the_same(tmp_path, finished):
 
 
 def test_what_is_no_run_is_refused(tmp_path, finished):
-    with pytest.raises(InputError, match=r"checkpoints/last\.ckpt is missing"):
+    with pytest.raises(InputError, match=r"is no run \(config\.yaml is missing"):
         run("export", ["--run", str(tmp_path), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.callbacks import WeightAverage
-from lightning_modules.optim import OptimConfig, adamw, learning_rate_factor
+from lightning_modules.optim import OptimConfig, learning_rate_factor, scheduled
 
 
 class Module(torch.nn.Module):
@@ -115,7 +115,7 @@ def test_learning_rate_warms_up_and_decays():
 
 def test_optimizer_follows_the_schedule_and_leaves_frozen_weights_out():
     module = Module()
-    made = adamw(module.parameters(), OptimConfig(lr=0.1, warmup_steps=2, weight_decay=0.0), 10)
+    made = scheduled(module.parameters(), OptimConfig(lr=0.1, warmup_steps=2, weight_decay=0.0), 10)
     optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
     assert made["lr_scheduler"]["interval"] == "step"

@@ -105,7 +105,7 @@ class EmbeddedJudge(nn.Module):
         for _ in config.channels:
             bands = (bands + 1) // 2
         heard = 2 * widths[-1] * bands + 2 * config.mels
-        self.to_hidden = nn.Sequential(nn.Dropout(0.2), nn.Linear(heard, config.hidden), nn.GELU(), nn.Dropout(0.2))
+        self.to_hidden = nn.Sequential(nn.Dropout(0.1), nn.Linear(heard, config.hidden), nn.GELU(), nn.Dropout(0.1))
         self.to_logits = nn.Linear(config.hidden, len(config.labels))
         self.to_joint = nn.Linear(config.hidden, config.dim)
         self.words = nn.EmbeddingBag(config.buckets, config.dim, mode="mean")

@@ -186,7 +186,7 @@ class Training:
         from lightning_modules.conditioning.text import TextEncoderConfig
         from lightning_modules.lm.model import LanguageModelConfig
         from lightning_modules.lm.training import LanguageModelTraining
-        from lightning_modules.optim import OptimConfig, adamw
+        from lightning_modules.optim import OptimConfig, scheduled
 
         layers = ["lm", "size/nano", "pattern/delay", "conditioning/bytes", "demo/lm"]
         options = merged(layers)["model"]["init_args"]
@@ -199,7 +199,7 @@ class Training:
                 optim=optim,
                 condition_dropout=options["condition_dropout"],
             )
-        made = adamw(self.module.parameters(), optim, max_steps)
+        made = scheduled(self.module.parameters(), optim, max_steps)
         self.optimizer, self.schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
         self.batches = batches
         self.losses: list[float] = []

@@ -10,7 +10,7 @@ def resume(run: str = "") -> None:
     from pathlib import Path
 
     from datamodules.errors import InputError
-    from experiments.callbacks import RECORD
+    from experiments.callbacks.model_folder import RECORD
     from experiments.cli import CHECKPOINTS, LAST, MODEL, fit_cli
 
     if run:

@@ -31,18 +31,20 @@ def train(
         cluster: a layer of cluster/; by default gpus where there are any, else cpu.
         seed: of initialisation, data order and dropout.
         run: folder of the run; by default runs/SIZE-PATTERN-TEXT-sSEED, or runs/SIZE-PATTERN-TEXT-melody-sSEED.
-        dry: print the composition, run nothing.
+        dry: check everything and print the composition, run nothing.
         args: further arguments of `mgl fit` in one string, which win over everything here.
         melody: melody and text as a prefix, as the paper's melody model hears them; melodies in the stems in which
             the tokens' were heard (`mgl tokens --stems htdemucs` hears them as the paper does).
     """
     import shlex
 
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
     from experiments.cli import fit_cli
     from experiments.training import Request, compose
 
-    request = Request(size, data, codec, pattern, text, cluster, seed, run, dry, melody)
-    composition = compose(request)
-    print("\n".join(composition.lines), flush=True)
+    further = tuple(shlex.split(args))
+    composition = compose(Request(size, data, codec, pattern, text, cluster, seed, run, dry, melody, further))
+    rank_zero_only(print)("\n".join(composition.lines), flush=True)
     if not dry:
-        fit_cli([*composition.arguments, *shlex.split(args)])
+        fit_cli(composition.arguments)

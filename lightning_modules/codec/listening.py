@@ -1,4 +1,4 @@
-"""What one hears and sees of a codec while it trains, in TensorBoard.
+"""What one hears and sees of a codec while it trains.
 
 Shape letters: B items, C channels, N samples, K codebooks, V entries, F bands, T frames.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 from torch.nn import functional as F
 from torchaudio.transforms import MelSpectrogram
@@ -18,6 +18,7 @@ from datamodules.errors import InputError
 from lightning_modules.codec.contract import Codec
 from lightning_modules.codec.encodec import CodecOutput
 from lightning_modules.codec.measures import CodebookCounts
+from lightning_modules.media_log import log_audio, log_picture
 
 _WINDOW, _BANDS, _COLUMNS, _DEPTH = 2048, 80, 300, 80.0
 _ZOOM, _GAP = 3, 4  # rows of pixels a band; columns between two spectrograms
@@ -32,17 +33,19 @@ _MAGMA = torch.tensor(
 
 
 class CodecListening(Callback):
-    """Puts reconstructions of the same few held-out items into TensorBoard at every validation, and the codes' use.
+    """Logs reconstructions of the same few held-out items at every validation, and the codes' use.
 
     It listens to the passes that validation makes anyway, so it takes no gradient, draws no random number and changes
     no weight; training is the same to the last bit without it. It writes, at the run's step,
 
-    - ``listen/i/original`` (once) and ``listen/i/reconstruction`` of item i: players, in mono as TensorBoard's are;
+    - ``listen/i/original`` (once) and ``listen/i/reconstruction`` of item i, in mono;
     - ``listen/i/spectrogram``: the original beside the reconstruction, mel, 80 dB deep;
-    - ``codes/k``: a histogram of log10(1 + count) of codebook k's entries; at 0 are those that never occurred;
+    - ``codes/k``, in TensorBoard: a histogram of log10(1 + count) of codebook k's entries; at 0 are those that never
+      occurred;
     - ``valid/use_k``: the share of codebook k's entries that did.
 
-    Only the process of rank 0 writes, of the validation items that it was given. Other loggers get nothing.
+    Only the process of rank 0 writes, of the validation items that it was given, to every logger that
+    ``lightning_modules.media_log`` knows.
 
     Args:
         examples: items of the first validation batch; 0 for none.
@@ -79,7 +82,7 @@ class CodecListening(Callback):
         again = trainer.sanity_checking and self.validations > 0
         due = self.validations % self.every == 0
         self.validations += not again
-        if again or not due or not trainer.is_global_zero or not _writers(trainer):
+        if again or not due or not trainer.is_global_zero or not trainer.loggers:
             return
         self._counts, self._heard = CodebookCounts(codec.codebooks, codec.entries), []
         self._hook = codec.register_forward_hook(self._hear)
@@ -108,18 +111,17 @@ class CodecListening(Callback):
         for index, made in enumerate(self._heard[0]):
             length = min(int(batch.lengths[index]), longest)
             pair = [wav[:, :length].float().cpu().mean(0) for wav in (batch.audio[index], made)]
-            for writer in _writers(trainer):
-                self._write(writer, f"listen/{index}", pair, codec.sample_rate, trainer.global_step)
+            self._write(trainer.loggers, f"listen/{index}", pair, codec.sample_rate, trainer.global_step)
         self._originals_are_there = True
 
-    def _write(self, writer: Any, name: str, pair: Sequence[Tensor], sample_rate: int, step: int) -> None:
+    def _write(self, loggers: Sequence[Logger], name: str, pair: Sequence[Tensor], sample_rate: int, step: int) -> None:
         """An original and its reconstruction, [N] each."""
         players = dict(zip(("original", "reconstruction"), pair, strict=True))
         if self._originals_are_there:
             del players["original"]
         for kind, wav in players.items():
-            writer.add_audio(f"{name}/{kind}", wav.nan_to_num().clamp(-1, 1), step, sample_rate=sample_rate)
-        writer.add_image(f"{name}/spectrogram", spectrograms(pair[0], pair[1], sample_rate), step)
+            log_audio(loggers, f"{name}/{kind}", wav[None], sample_rate, step)
+        log_picture(loggers, f"{name}/spectrogram", spectrograms(pair[0], pair[1], sample_rate), step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes how the codebooks were used."""
@@ -127,10 +129,12 @@ class CodecListening(Callback):
         self._stop()
         if not listened or counts is None or not counts.counts.any():
             return
-        for writer in _writers(trainer):
-            for k, (book, row) in enumerate(zip(counts.use(), counts.counts, strict=True)):
-                writer.add_histogram(f"codes/{k}", row.double().log1p() / torch.tensor(10.0).log(), trainer.global_step)
-                writer.add_scalar(f"valid/use_{k}", book.use, trainer.global_step)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"valid/use_{k}": book.use for k, book in enumerate(counts.use())}, trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                for k, row in enumerate(counts.counts):
+                    heights = row.double().log1p() / torch.tensor(10.0).log()
+                    logger.experiment.add_histogram(f"codes/{k}", heights, trainer.global_step)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stops listening."""
@@ -148,10 +152,6 @@ class CodecListening(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.validations, self._originals_are_there = state_dict["validations"], state_dict["originals"]
-
-
-def _writers(trainer: Trainer) -> list[Any]:
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def spectrograms(original: Tensor, reconstruction: Tensor, sample_rate: int) -> Tensor:

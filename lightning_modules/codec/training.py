@@ -27,7 +27,7 @@ from lightning_modules.codec.encodec import EnCodec
 from lightning_modules.codec.folder import load_codec, save_codec
 from lightning_modules.codec.losses import SCALES, MultiScaleMelDistance, MultiScaleMelLoss, si_sdr
 from lightning_modules.codec.measures import CodebookCounts
-from lightning_modules.optim import OptimConfig, adamw
+from lightning_modules.optim import OptimConfig, scheduled
 
 
 class CodecTraining(LightningModule):
@@ -202,9 +202,9 @@ class CodecTraining(LightningModule):
         save_codec(folder, self.codec, half=half)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine over the run's ``max_steps``, for the codec and for the discriminators."""
+        """The optimiser with warm-up and cosine over the run's ``max_steps``, for the codec and for the discriminators."""
         trained = [self.codec] if self.discriminators is None else [self.codec, self.discriminators]
-        return [adamw(module.parameters(), self.optim, self.trainer.max_steps) for module in trained]
+        return [scheduled(module.parameters(), self.optim, self.trainer.max_steps) for module in trained]
 
 
 def _codec(config: CodecConfig, start_from: str | None) -> EnCodec:

@@ -13,14 +13,15 @@ from datamodules.batches import TokenBatch
 from datamodules.errors import InputError
 from datamodules.tokens.store import TokenStore
 from lightning_modules.checkpoints import save_model
-from lightning_modules.codec.folder import codec_checksum
+from lightning_modules.codec.folder import codec_checksum, load_codec
 from lightning_modules.conditioning.conditioners import Conditioners, build_conditioners
 from lightning_modules.conditioning.dropout import ConditionDropout
 from lightning_modules.conditioning.melody import MelodyConfig
 from lightning_modules.conditioning.text import TextEncoderConfig
+from lightning_modules.generation.model import MusicModel
 from lightning_modules.lm.losses import codebook_means, cross_entropy_sums
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
-from lightning_modules.optim import OptimConfig, adamw
+from lightning_modules.optim import OptimConfig, scheduled
 
 
 class LanguageModelTraining(LightningModule):
@@ -39,6 +40,9 @@ class LanguageModelTraining(LightningModule):
             is code 0 of every codebook, and by default no target.
         recompute: keep activations between every so many blocks alone (see ``Transformer``).
         seed: of the dropouts, which are pure functions of (seed, sample number, condition).
+
+    Attributes:
+        condition_places: length of each condition in the last micro-batch; how much arithmetic that was depends on it.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class LanguageModelTraining(LightningModule):
         if recompute < 0:
             raise InputError(f"recompute is {recompute}; give 0 for none, or every how many blocks")
         self.lm.transformer.recompute = recompute
+        self.condition_places: dict[str, int] = {}
         self.valid_ce: Sequence[MeanMetric] = nn.ModuleList([MeanMetric() for _ in range(lm.codebooks)])  # type: ignore[assignment]
         unknown = set(self.dropout.each) - set(lm.conditions)
         if unknown:
@@ -118,6 +123,7 @@ class LanguageModelTraining(LightningModule):
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Mean over codebooks of the cross-entropy on codes [B, K, T], conditions dropped for some samples."""
         conditions = self.dropout(self.conditioners(batch.captions, batch.chroma), batch.numbers)
+        self.condition_places = {name: condition.mask.shape[1] for name, condition in conditions.items.items()}
         lengths = None if self.train_on_padding else batch.lengths
         logits, targets = self.lm.teacher_forced(batch.codes, conditions, lengths)
         share, per_codebook = codebook_means(*cross_entropy_sums(logits, targets, self.lm.config.entries))
@@ -142,10 +148,36 @@ class LanguageModelTraining(LightningModule):
             metric.reset()
         self.log("valid/ce", values.mean(), prog_bar=True)
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The trained parameters by part, every one in one of them; blocks in four groups from bottom to top."""
+        blocks = self.lm.transformer.blocks
+        size = -(-len(blocks) // min(4, len(blocks)))
+        groups = [range(first, min(first + size, len(blocks))) for first in range(0, len(blocks), size)]
+        modules: dict[str, list[nn.Module]] = {
+            "text_encoder": [self.trained_conditioners],
+            **{f"projection_{name}": [module] for name, module in self.lm.projections.items()},
+            "embedding": [self.lm.embedding],
+            **{f"blocks_{_range(group)}": [blocks[number] for number in group] for group in groups},
+            "heads": [self.lm.transformer.norm, self.lm.heads],
+        }
+        found = {
+            name: [parameter for module in some for parameter in module.parameters() if parameter.requires_grad]
+            for name, some in modules.items()
+        }
+        return {name: parameters for name, parameters in found.items() if parameters}
+
+    def music_model(self, name: str) -> MusicModel:
+        """The model as it is now, to generate with: the module's own weights, no copy; ``name`` is its checksum."""
+        return MusicModel(self.lm, self.conditioners, load_codec(self.codec, self.device), name, about={})
+
     def export(self, folder: str | Path, half: bool = False) -> None:
         """Writes the model as a model folder, with its codec; the language model in float16 if asked to."""
         save_model(folder, self.lm, self.text, self.conditioners, self.codec, half=half)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine over the run's ``max_steps``."""
-        return adamw(self.parameters(), self.optim, self.trainer.max_steps)
+        """The optimiser with warm-up and cosine over the run's ``max_steps``."""
+        return scheduled(self.parameters(), self.optim, self.trainer.max_steps)
+
+
+def _range(numbers: range) -> str:
+    return f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"

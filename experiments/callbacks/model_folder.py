@@ -1,7 +1,6 @@
-"""Callbacks that tie training to the rest: the model folder at the end, and lines for those who watch a log."""
+"""The model folder that a training ends with."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -70,50 +69,3 @@ class ModelFolder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with the curve and the clock of a checkpoint."""
         self.curve, self.seconds = state_dict["curve"], state_dict["seconds"]
-
-
-class LineProgress(Callback):
-    """Says what the first micro-batch gave and how long a step will take; then, in a log, a line now and then.
-
-    On a terminal Lightning's bar shows the rest.
-
-    Args:
-        seconds: at least so long between two lines.
-    """
-
-    def __init__(self, seconds: float = 15.0) -> None:
-        self.seconds = seconds
-        self._begun = self._said = 0.0
-        self._batches = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
-        self._begun = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Prints when it is time to."""
-        self._batches += 1
-        now = time.monotonic()
-        first = self._batches == 1
-        if not trainer.is_global_zero or not (first or (now - self._said > self.seconds and not sys.stderr.isatty())):
-            return
-        self._said = now
-        per_step = (now - self._begun) / self._batches * trainer.accumulate_grad_batches
-        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
-        total = f" of {trainer.max_steps}" if trainer.max_steps > 0 else ""
-        micro = ""
-        if trainer.accumulate_grad_batches > 1:
-            micro = (
-                f", micro-batch {batch_idx % trainer.accumulate_grad_batches + 1} of {trainer.accumulate_grad_batches}"
-            )
-        print(f"step {trainer.global_step}{total}{micro}: loss {loss:.4f}, {in_words(per_step)} a step", flush=True)
-
-
-def in_words(seconds: float) -> str:
-    """A duration as one would say it: 0.84 s, 12 min, 3.7 h, 25 days."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"

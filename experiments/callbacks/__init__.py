@@ -1,0 +1,1 @@
+"""Callbacks that tie training to the rest: the model at its end, what one sees of it meanwhile, and samples."""
