@@ -157,11 +157,12 @@ def _greedy(
     model: MusicModel, peer: Peer, conditions: Conditions, tokens: tuple[Tensor, Tensor], frames: int, gap: float
 ) -> Finding:
     """Our greedy codes: each the peer's likeliest, wherever it prefers one by more than ``gap``."""
+    from lightning_modules.generation.decoder import Decoder
     from lightning_modules.generation.engine import generate_codes
     from lightning_modules.generation.sampling import Sampling
 
     versions = branches(conditions, model.lm.config.conditions, GUIDANCE)
-    codes = generate_codes(model.lm, versions, frames, [0] * len(TEXTS), Sampling(greedy=True))
+    codes = generate_codes(Decoder(model.lm), versions, frames, [0] * len(TEXTS), Sampling(greedy=True))
     sequence = model.lm.pattern.build(codes)[..., :-1]
     null = peer.null(sequence, conditions)
     guided = null + GUIDANCE * (peer.conditional(sequence, conditions, tokens) - null)

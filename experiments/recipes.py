@@ -13,7 +13,7 @@ _CLIPS_PER_TRACK = 3
 _CARD_PIECES = 300
 _CARD_BASELINES = ("opus@6", "vorbis")
 JUDGED_SETS = ("scores", "recordings")
-_JUDGED_PIECES, _JUDGED_SEED = 1200, 1  # the judge learns from the training split of the same renditions
+_JUDGED_PIECES, _JUDGED_SEED = 4000, 1  # the judge learns from the training split of the same renditions
 _JUDGED_SECONDS, _JUDGED_TRACKS = 10, 96
 
 
@@ -88,7 +88,7 @@ def judge_card_stages(judge: str, recordings: str) -> list[Stage]:
             f"corpus --out OUT/corpus --pieces {_JUDGED_PIECES} --seed {_JUDGED_SEED}",
             "corpus/manifest.jsonl",
         ),
-        Stage("clips", f"{every} OUT/corpus --out OUT/clips --per_track 2", "clips/set.json", ("corpus",)),
+        Stage("clips", f"{every} OUT/corpus --out OUT/clips", "clips/set.json", ("corpus",)),
         Stage(
             "coded",
             "degrade --manifest OUT/clips --kind codec --level 4 --out OUT/coded",

@@ -81,7 +81,10 @@ def save_model(
 
 
 def load_model(
-    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    quantize: str | None = None,
 ) -> MusicModel:
     """Reads a model folder: language model, conditioners and codec, ready to generate.
 
@@ -89,11 +92,14 @@ def load_model(
         folder: a folder written by ``save_model``, or "embedded".
         device: where to put it.
         dtype: type of the language model's weights; codec and text encoder stay in float32.
+        quantize: "int8" to generate with weights and inputs of the products in int8, on a CPU.
 
     Raises:
         InputError: no such folder, not a language model, weights that do not fit its config, or a text encoder that is
-            not the one that it was trained with.
+            not the one that it was trained with; or int8 where there is none.
     """
+    if quantize not in (None, "int8"):
+        raise InputError(f"there is no quantize={quantize!r}; give 'int8', or leave it out")
     folder = model_folder(folder)
     config = read_config(folder, "language_model")
     conditioners = _conditioners(folder, config)
@@ -109,7 +115,8 @@ def load_model(
             f"{folder}: the codec has {codec.codebooks} codebooks of {codec.entries} entries, the language model "
             f"{lm.config.codebooks} of {lm.config.entries}"
         )
-    return MusicModel(lm.to(device, dtype).eval(), conditioners.to(device).eval(), codec, checksum, about=config)
+    lm, conditioners = lm.to(device, dtype).eval(), conditioners.to(device).eval()
+    return MusicModel(lm, conditioners, codec, checksum, about=config, int8=quantize == "int8")
 
 
 def _conditioners(folder: Path, config: Mapping[str, Any]) -> Conditioners:

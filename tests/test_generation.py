@@ -7,6 +7,7 @@ import tiny
 import torch
 
 from datamodules.errors import InputError
+from lightning_modules.generation.decoder import Decoder
 from lightning_modules.generation.engine import generate_codes
 from lightning_modules.generation.guidance import branches
 from lightning_modules.generation.sampling import Sampling, draw, noise
@@ -42,21 +43,22 @@ def test_engine_equals_a_loop_without_cache(pattern, sampling):
     model = tiny.language_model(pattern)
     given, seeds = tiny.conditions([4, 2]), [3, 4]
     uniform = noise(seeds, model.pattern.length(5), 4)
-    codes = generate_codes(model, branches(given, ["text"], 2.0), 5, seeds, sampling)
+    codes = generate_codes(Decoder(model), branches(given, ["text"], 2.0), 5, seeds, sampling)
     assert torch.equal(codes, loop(model, given, 5, sampling, uniform, 2.0))
     if not sampling.greedy:
         assert len(codes.unique()) > 5
 
 
-def test_guidance_of_one_is_the_conditional_branch_alone(monkeypatch):
+def test_guidance_of_one_is_the_conditional_branch_alone():
     model = tiny.language_model()
     given = tiny.conditions([4, 2])
-    rows = []
-    model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    codes = generate_codes(model, branches(given, ["text"], 1.0), 4, [1, 2], Sampling())
+    rows, decoder = [], Decoder(model)
+    heads = decoder.heads
+    decoder.heads = lambda x: rows.append(len(x)) or heads(x)
+    codes = generate_codes(decoder, branches(given, ["text"], 1.0), 4, [1, 2], Sampling())
     assert set(rows) == {2}
     assert torch.equal(codes, loop(model, given, 4, Sampling(), noise([1, 2], 8, 4), 1.0))
-    generate_codes(model, branches(given, ["text"], 3.0), 4, [1, 2], Sampling())
+    generate_codes(decoder, branches(given, ["text"], 3.0), 4, [1, 2], Sampling())
     assert rows[-1] == 4
 
 

@@ -19,6 +19,7 @@ from lightning_modules.checkpoints import load_model, save_model
 from lightning_modules.codec.folder import save_codec
 from lightning_modules.conditioning.dropout import ConditionDropout
 from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
+from lightning_modules.generation.decoder import Decoder
 from lightning_modules.generation.engine import generate_codes
 from lightning_modules.generation.guidance import branches
 from lightning_modules.generation.sampling import Sampling
@@ -223,7 +224,7 @@ def test_a_negative_prompt_takes_the_place_of_nothing():
     assert torch.equal(made.conditions["melody"].embeddings[2:], conditions.null()["melody"].embeddings)
     sampling = Sampling(greedy=True)
     codes = [
-        generate_codes(model, branches(conditions, NAMES, 3.0, negative), 8, [1, 2], sampling)
+        generate_codes(Decoder(model), branches(conditions, NAMES, 3.0, negative), 8, [1, 2], sampling)
         for negative in (None, against)
     ]
     assert not torch.equal(*codes)

@@ -7,21 +7,25 @@ if TYPE_CHECKING:
     from experiments.benchmarks.measuring import Row
 
 
-def bench(what: list[str], json: str = "", repeats: int = 7, quick: bool = False) -> None:
+def bench(what: list[str], json: str = "", repeats: int = 7, quick: bool = False, full: bool = False) -> None:
     """Measures this suite beside what one would use instead.
 
     "data": loading. "codec": speed, memory, and that its codes are transformers'. "metrics": Frechet distances beside
-    frechet-audio-distance's. "kills": runs that are killed.
+    frechet-audio-distance's. "evaluate": an evaluation by FAD beside that package's. "decode": steps of the language
+    model. "plan": what `mgl plan` counts beside what is measured. "kills": runs that are killed.
 
     Every ratio comes from functions that take turns in this one run on one thread. Figures are worth most on a machine
     that does nothing else.
 
     Args:
-        what: "data", "codec", "metrics", "kills", or several.
+        what: "data", "codec", "metrics", "evaluate", "decode", "plan", "kills", or several.
         json: file for the figures.
         repeats: turns of which the median is taken.
         quick: a tenth of the work, to try it out; the figures mean little.
+        full: of "decode": the 1,503 steps of 30 seconds at batch 1, instead of 250; of "evaluate": 200 pairs of clips
+            instead of 24.
     """
+    from functools import partial
     from pathlib import Path
 
     from rich.console import Console
@@ -32,15 +36,22 @@ def bench(what: list[str], json: str = "", repeats: int = 7, quick: bool = False
     unknown = [name for name in what if name not in BENCHMARKS]
     if unknown:
         raise InputError(f"there is no benchmark {unknown[0]!r}; choose from {', '.join(BENCHMARKS)}")
+    if full and not {"decode", "evaluate"} & set(what):
+        raise InputError("full is for the benchmarks decode and evaluate alone; leave it out")
     if repeats < 1:
         raise InputError(f"repeats={repeats}: nothing would be measured; give 1 or more")
     if json and not Path(json).parent.is_dir():
         raise InputError(f"{json}: its folder does not exist; make it first")
     described, console, log = machine(), Console(), Console(stderr=True)
+    benchmarks: dict[str, Callable[..., list[Row]]] = {
+        **BENCHMARKS,
+        "decode": partial(_decode, full=full),
+        "evaluate": partial(_evaluate, full=full),
+    }
     rows: list[Row] = []
     for name in dict.fromkeys(what):
         with one_thread():
-            measured = BENCHMARKS[name](repeats, quick, lambda text: log.print(f"{text} ...", highlight=False))
+            measured = benchmarks[name](repeats, quick, lambda text: log.print(f"{text} ...", highlight=False))
         console.print(table(f"mgl bench {name}", measured))
         rows += measured
     console.print(", ".join(f"{key} {value}" for key, value in described.items()), highlight=False, soft_wrap=True)
@@ -67,6 +78,25 @@ def _metrics(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row
     return metric_rows(repeats, quick, say)
 
 
+def _evaluate(repeats: int, quick: bool, say: Callable[[str], None], full: bool = False) -> "list[Row]":
+    from experiments.benchmarks.evaluate import evaluate_rows
+
+    return evaluate_rows(repeats, quick, full, say)
+
+
+def _decode(repeats: int, quick: bool, say: Callable[[str], None], full: bool = False) -> "list[Row]":
+    """Turns are steps, of which there are enough."""
+    from experiments.benchmarks.decode import decode_rows
+
+    return decode_rows(quick, full, say)
+
+
+def _plan(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]":
+    from experiments.benchmarks.plan import plan_rows
+
+    return plan_rows(quick, say)
+
+
 def _kills(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]":
     """The table of kills, printed, and a row for each command that was killed."""
     from pathlib import Path
@@ -88,4 +118,12 @@ def _kills(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]"
     return rows
 
 
-BENCHMARKS = {"data": _data, "codec": _codec, "metrics": _metrics, "kills": _kills}
+BENCHMARKS = {
+    "data": _data,
+    "codec": _codec,
+    "metrics": _metrics,
+    "evaluate": _evaluate,
+    "decode": _decode,
+    "plan": _plan,
+    "kills": _kills,
+}

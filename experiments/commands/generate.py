@@ -12,6 +12,8 @@ def generate(
     guidance: float | dict[str, float] = 3.0,
     top_k: int = 250,
     temperature: float = 1.0,
+    top_p: float = 1.0,
+    precision: str = "fp32",
     batch_size: int = 16,
     device: str = "auto",
 ) -> None:
@@ -31,17 +33,26 @@ def generate(
             melody model: '{text: 3, melody: 2}'.
         top_k: draw from the k likeliest codes only.
         temperature: below 1 more timid, above 1 bolder.
+        top_p: of these, draw only from the likeliest that together have this probability.
+        precision: of the language model: "fp32", "bf16", or "int8" on a CPU.
         batch_size: clips at once.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
     """
+    import torch
+
+    from datamodules.errors import InputError
     from experiments.console import pick_device, require_folder
     from experiments.jobs import Options, generate_clips
     from experiments.prompts import read_prompts
     from lightning_modules.checkpoints import load_model
 
+    precisions = {"fp32": (torch.float32, None), "bf16": (torch.bfloat16, None), "int8": (torch.float32, "int8")}
+    if precision not in precisions:
+        raise InputError(f"there is no precision {precision!r}; choose from {', '.join(precisions)}")
+    dtype, quantize = precisions[precision]
     asked = read_prompts(prompts, duration=duration, seed=seed, melody=melody)
     folder = require_folder(out)
-    loaded = load_model(model, pick_device(device))
-    options = Options(guidance, negative, top_k, temperature, batch_size)
+    loaded = load_model(model, pick_device(device), dtype, quantize)
+    options = Options(guidance, negative, top_k, temperature, batch_size, top_p, precision)
     generate_clips(loaded, asked, folder, options, name=model)
     print(f"clips: {len(asked)} in {folder}")

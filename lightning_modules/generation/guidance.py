@@ -49,8 +49,10 @@ class Branches:
         parts = logits.chunk(len(self.weights))
         if len(parts) == 2:
             return torch.lerp(parts[1], parts[0], self.weights[0])
-        weights = torch.tensor(self.weights, dtype=logits.dtype, device=logits.device)
-        return torch.einsum("r,r...->...", weights, torch.stack(parts))
+        mixed = self.weights[0] * parts[0]
+        for weight, part in zip(self.weights[1:], parts[1:], strict=True):
+            mixed = mixed.add_(part, alpha=weight)
+        return mixed
 
 
 def branches(

@@ -18,8 +18,10 @@ from datamodules.sample_order import derived_seed
 from lightning_modules.codec.contract import Codec
 from lightning_modules.conditioning.conditioners import Conditioners
 from lightning_modules.conditioning.conditions import Condition, Conditions
+from lightning_modules.generation.decoder import Decoder
 from lightning_modules.generation.engine import generate_codes
 from lightning_modules.generation.guidance import Guidance, branches
+from lightning_modules.generation.packed import require_int8
 from lightning_modules.generation.sampling import Sampling
 from lightning_modules.lm.model import LanguageModel
 
@@ -35,14 +37,33 @@ class MusicModel:
         codec: codes to audio.
         checksum: sha256 of the language model's weights file.
         about: everything that its ``config.yaml`` says.
+        int8: whether it generates in int8; ``lm`` itself stays as it is.
     """
 
     def __init__(
-        self, lm: LanguageModel, conditioners: Conditioners, codec: Codec, checksum: str, about: Mapping[str, Any]
+        self,
+        lm: LanguageModel,
+        conditioners: Conditioners,
+        codec: Codec,
+        checksum: str,
+        about: Mapping[str, Any],
+        int8: bool = False,
     ) -> None:
+        if int8:
+            require_int8(lm.heads.weight.device)
         self.lm, self.conditioners, self.codec = lm, conditioners, codec
-        self.checksum, self.about = checksum, about
+        self.checksum, self.about, self.int8 = checksum, about, int8
         self._told = False
+        self._decoder: tuple[list[tuple[int, int]], Decoder] | None = None
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model laid out for decoding: made once, and anew after its weights have changed."""
+        weights = [(parameter.data_ptr(), parameter._version) for parameter in self.lm.parameters()]
+        if self._decoder is None or self._decoder[0] != weights:
+            self._decoder = None  # not two of them at a time
+            self._decoder = weights, Decoder(self.lm, int8=self.int8)
+        return self._decoder[1]
 
     @torch.no_grad()
     def conditions(self, prompts: Sequence[str], melody: Melody | Sequence[Melody] = None) -> Conditions:
@@ -100,6 +121,7 @@ class MusicModel:
         guidance: Guidance = 3.0,
         top_k: int = 250,
         temperature: float = 1.0,
+        top_p: float = 1.0,
         greedy: bool = False,
         seed: int = 0,
         ids: Sequence[str] | None = None,
@@ -116,6 +138,7 @@ class MusicModel:
                 {"text": 3.0, "melody": 2.0}.
             top_k: only the k likeliest entries are drawn from.
             temperature: divides the logits.
+            top_p: of these, only the likeliest that together have this probability.
             greedy: take the likeliest entry instead of drawing.
             seed: of the whole call; a sample's own seed is a hash of it and the sample's id.
             ids: names of the samples, by default "0", "1", ...: a sample of one name, prompt and seed is the same in
@@ -137,7 +160,7 @@ class MusicModel:
         frames = ceil(duration * self.codec.frame_rate - 1e-6)
         if frames < 1:
             raise InputError(f"a duration of {duration} s is shorter than one frame ({1 / self.codec.frame_rate:g} s)")
-        sampling = Sampling(top_k, temperature, greedy)
+        sampling = Sampling(top_k, temperature, greedy, top_p)
         names = ids if ids is not None else [str(number) for number in range(len(prompts))]
         seeds = [derived_seed(seed, name) for name in names]
         versions = branches(
@@ -148,7 +171,7 @@ class MusicModel:
         for number, items in enumerate(groups):
             part = versions.select(items) if self._padding_matters else versions
             told = _share(progress, number, len(groups))
-            codes = generate_codes(self.lm, part, frames, [seeds[item] for item in items.tolist()], sampling, told)
+            codes = generate_codes(self.decoder, part, frames, [seeds[item] for item in items.tolist()], sampling, told)
             for item, one in zip(items.tolist(), codes.clone(), strict=True):
                 made[item] = one
         return made

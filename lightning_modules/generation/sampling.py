@@ -20,11 +20,13 @@ class Sampling:
         top_k: only the k likeliest entries are drawn from.
         temperature: divides the logits; lower is more timid.
         greedy: take the likeliest entry instead of drawing.
+        top_p: of those, only the likeliest that together have this probability; 1 for all.
     """
 
     top_k: int = 250
     temperature: float = 1.0
     greedy: bool = False
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -33,6 +35,8 @@ class Sampling:
             raise InputError(
                 f"temperature must be positive, got {self.temperature}; for the likeliest codes use greedy"
             )
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be above 0 and at most 1, got {self.top_p}; 1 draws from all of top_k")
 
 
 def noise(seeds: Sequence[int], steps: int, codebooks: int) -> Tensor:
@@ -50,6 +54,11 @@ def draw(logits: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
         return logits.argmax(-1)
     values, entries = logits.float().topk(min(sampling.top_k, logits.shape[-1]), dim=-1)
     cumulative = (values / sampling.temperature).softmax(-1).cumsum(-1)
-    # Scaling by the last sum instead of 1 keeps a rounding error from pointing past the end.
-    place = torch.searchsorted(cumulative, noise[..., None] * cumulative[..., -1:], right=True)
-    return entries.gather(-1, place.clamp(max=entries.shape[-1] - 1)).squeeze(-1)
+    last = torch.full_like(entries[..., :1], entries.shape[-1] - 1)
+    if sampling.top_p < 1:
+        # The place at which the entries first reach their share.
+        last = torch.minimum(last, (cumulative < sampling.top_p * cumulative[..., -1:]).sum(-1, keepdim=True))
+    # Scaling by the last sum instead of 1, and staying below it, keeps a rounding error from pointing past the end.
+    sought = noise[..., None] * cumulative.gather(-1, last)
+    place = torch.searchsorted(cumulative, sought, right=True)
+    return entries.gather(-1, torch.minimum(place, last)).squeeze(-1)
