@@ -60,6 +60,8 @@ class HeardBefore:
             save_file({name: tensor.contiguous() for name, tensor in heard.items()}, partial)
             os.replace(partial, path)
         except (OSError, SafetensorError):
+            return
+        finally:  # after Ctrl-C, too
             if partial is not None:
                 Path(partial).unlink(missing_ok=True)
 

@@ -1,9 +1,10 @@
-"""Reads pairs of clips and lets judges and chroma hear them, a batch at a time.
+"""Reads pairs of clips and lets judges and chroma hear them, a batch at a time; the next one is read meanwhile.
 
 Shape letters: N samples, W windows, S segments, D dimensions, L labels, T chroma frames, P pitch classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from datamodules.audio_io import audio_length
 from datamodules.errors import InputError
 from datamodules.features.chroma import ChromaExtractor
 from datamodules.sample_order import derived_seed
+from datamodules.workers import cores
 from evaluation.ears import ChromaEar, Ear, JudgeEar
 from evaluation.heard import HeardBefore, content_key
 from evaluation.judges.panel import Panel
@@ -140,14 +142,34 @@ class Listener:
 
     def listen(self, pairs: Sequence[Pair]) -> Iterator[tuple[list[HeardPair], list[dict[str, str]]]]:
         """Yields, batch by batch, what was heard and which clips failed, as ``{"id", "reason"}``."""
-        for start in range(0, len(pairs), BATCH):
+        for batch in self._read_ahead(pairs):
             loaded, failed = [], []
-            for pair in pairs[start : start + BATCH]:
-                try:
-                    loaded.append((pair, self._load(pair)))
-                except InputError as error:
-                    failed.append({"id": pair.id, "reason": str(error)})
+            for pair, sides in batch:
+                if isinstance(sides, InputError):
+                    failed.append({"id": pair.id, "reason": str(sides)})
+                else:
+                    loaded.append((pair, sides))
             yield self._hear(loaded) if loaded else [], failed
+
+    def _read_ahead(self, pairs: Sequence[Pair]) -> Iterator[list[tuple[Pair, "list[_Side] | InputError"]]]:
+        """Batches, of which threads read one ahead; decoding, resampling and filters leave Python alone meanwhile."""
+        readers = ThreadPoolExecutor(min(BATCH, cores()), "mgl-reader")
+        reading: list[Future[list[_Side] | InputError]] = []
+        begun: Sequence[Pair] = ()
+        try:
+            for following in [*batches(pairs), ()]:
+                batch, read = begun, reading
+                begun, reading = following, [readers.submit(self._try_to_load, pair) for pair in following]
+                if batch:
+                    yield [(pair, one.result()) for pair, one in zip(batch, read, strict=True)]
+        finally:
+            readers.shutdown(cancel_futures=True)
+
+    def _try_to_load(self, pair: Pair) -> "list[_Side] | InputError":
+        try:
+            return self._load(pair)
+        except InputError as error:
+            return error
 
     def _load(self, pair: Pair) -> list[_Side]:
         """Generated, reference and noise, with what was heard before, and the waves of whoever has yet to hear."""
@@ -191,7 +213,7 @@ class Listener:
                 (side, seat.level(name))
                 for _, sides in loaded
                 for name, side in zip(_SIDES, sides, strict=True)
-                if seat not in side.heard
+                if seat not in side.heard and not self._heard_since(seat, side, seat.level(name))
             ]
             if not new:
                 continue
@@ -209,11 +231,23 @@ class Listener:
             pairs.append(HeardPair(pair, generated, reference, noise, text if pair.caption else None, contents))
         return pairs
 
+    def _heard_since(self, seat: _Seat, side: _Side, level: Level) -> bool:
+        """Whether the same sound came by, under another id, after this one was read."""
+        if (heard := self.before.get(seat.ear.key, side.key(level))) is None:
+            return False
+        side.heard[seat] = heard
+        return True
+
     def _sound(self, side: _Side) -> Sound:
         heard = {metric: side.heard[seat] for metric, seat in self.seats.items()}
         of = {"fad": "windows", "clap": "windows", "kld": "logits", "chroma": "chroma"}
         found = {metric: heard[metric][name] if metric in heard else None for metric, name in of.items()}
         return Sound(found["fad"], found["clap"], found["kld"], found["chroma"], side.seconds)
+
+
+def batches(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
+    """Pairs that are heard together: who hears beside whom moves the last digits, so it is always the same."""
+    return [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
 
 
 def _seconds(path: Path) -> float:

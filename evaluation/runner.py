@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.errors import InputError
 from evaluation.heard import HeardBefore
 from evaluation.judges.panel import name_judges, resolve_panel
-from evaluation.listening import HeardPair, Listener
+from evaluation.listening import BATCH, HeardPair, Listener
 from evaluation.pairing import Pair, pair_clips, read_system
 from evaluation.protocol import Protocol, load_protocol
 from evaluation.record import protocol_record
 from evaluation.scores import score_pairs
 from evaluation.statistics_files import ReferenceStatistics, find_statistics
+from evaluation.together import choose_devices, hear_together
 
 FORMAT = 2
 
@@ -33,6 +33,7 @@ def evaluate(
     protocol: str | Path = "default",
     reference_statistics: str | None = None,
     device: str | None = None,
+    devices: int = 1,
 ) -> dict[str, Any]:
     """Scores generated clips with every metric of a protocol, each with an interval.
 
@@ -50,22 +51,23 @@ def evaluate(
         reference_statistics: a file of ``evaluation.statistics_files`` that FAD is taken to in the place of the
             references: FILE.npz of ours, or FILE.npz:MODEL of fadtk's.
         device: where the judges run; a GPU if there is one by default.
+        devices: how many of them listen, a process each, with the same results; 0 is every visible GPU.
 
     Returns:
         What results.json holds.
 
     Raises:
         InputError: nothing pairs, no such protocol or judge, one that does not give what its metric needs, statistics
-            of another judge, or not one pair could be heard.
+            of another judge, not one pair could be heard, or a process that listened died.
     """
     out, asked = Path(out), load_protocol(protocol)
     pairing = pair_clips(generated, reference)
     system = read_system(generated)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    panel = resolve_panel(name_judges(judge, asked.judges), device)
-    listener = Listener(panel, asked.choices, seed=seed, device=device, before=HeardBefore.from_environment())
+    places = choose_devices(device, devices)
+    panel = resolve_panel(name_judges(judge, asked.judges), places[0])
+    listener = Listener(panel, asked.choices, seed=seed, device=places[0], before=HeardBefore.from_environment())
     statistics = _statistics(reference_statistics, asked, listener) if reference_statistics else None
-    heard, failed = _listen(listener, pairing.pairs)
+    heard, failed = _listen(listener, pairing.pairs, places)
     if not heard:
         raise InputError(f"none of {len(pairing.pairs)} pairs could be heard; the first: {failed[0]['reason']}")
     failed += [{"id": name, "reason": "no reference has this id"} for name in pairing.only_generated]
@@ -105,17 +107,25 @@ def _statistics(given: str, protocol: Protocol, listener: Listener) -> Reference
     return find_statistics(given, judge, listener.fad_dimensions())
 
 
-def _listen(listener: Listener, pairs: Sequence[Pair]) -> tuple[list[HeardPair], list[dict[str, str]]]:
+def _listen(
+    listener: Listener, pairs: Sequence[Pair], devices: Sequence[str]
+) -> tuple[list[HeardPair], list[dict[str, str]]]:
     heard: list[HeardPair] = []
     failed: list[dict[str, str]] = []
     columns = TextColumn("Listening"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        together = len(devices) > 1 and len(pairs) > BATCH
         task = progress.add_task("", total=len(pairs))
+        if together:
+            sources, seed, before = listener.panel.sources, listener.seed, listener.before
+            for done in hear_together(devices, sources, listener.choices, seed, before, pairs):
+                progress.advance(task, done)
+        # After several processes this only gathers what they heard, and hears what the cache has lost since.
         for some, broken in listener.listen(pairs):
             heard += some
             failed += broken
-            progress.advance(task, len(some) + len(broken))
+            progress.advance(task, 0 if together else len(some) + len(broken))
     return heard, failed
 
 

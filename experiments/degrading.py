@@ -162,9 +162,9 @@ def _degraded(track: Track, how: Degradation) -> tuple[Tensor, int]:
         return wav + level * torch.randn(wav.shape, generator=generator), rate
     if how.kind == "low-pass":
         return _low_pass(wav, rate, how.level), rate
-    from torchaudio.functional import pitch_shift
+    from librosa.effects import pitch_shift  # torchaudio's takes a second for each of audio
 
-    return pitch_shift(wav, rate, round(how.level), n_fft=2048), rate
+    return torch.from_numpy(pitch_shift(wav.numpy(), sr=rate, n_steps=how.level)), rate
 
 
 def _low_pass(wav: Tensor, rate: int, hertz: float) -> Tensor:

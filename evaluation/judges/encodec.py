@@ -15,6 +15,7 @@ from transformers import AutoConfig, EncodecConfig, EncodecModel
 
 from datamodules.errors import InputError
 from datamodules.hub import local_first
+from evaluation.judges.encodec_rows import RowEncoder
 from evaluation.judges.network import NetworkJudge
 
 
@@ -34,11 +35,18 @@ class EncodecJudge(NetworkJudge):
         super().__init__(f"encodec:{name}", sample_rate=int(config.sampling_rate), window=None, hop=hop, shortest=hop)
         self.channels = int(config.audio_channels)
         self.encoder = model.encoder
+        # Group norm hears the whole clip at once, which tiles cannot.
+        self._tiled = config.norm_type == "weight_norm"
+        self._rows: RowEncoder | None = None
         self.requires_grad_(False).eval()
 
     def hear(self, pieces_VS: Tensor) -> tuple[Tensor, Tensor | None]:
         """The encoder's frames [V, F, D]; a stereo codec hears the clip on both channels."""
-        return self.encoder(pieces_VS[:, None].expand(-1, self.channels, -1)).transpose(1, 2), None
+        pieces = pieces_VS[:, None].expand(-1, self.channels, -1)
+        if self._tiled and pieces.device.type == "cpu":
+            self._rows = self._rows or RowEncoder(self.encoder)
+            return self._rows(pieces), None
+        return self.encoder(pieces).transpose(1, 2), None
 
 
 def load_encodec_judge(name: str | Path) -> EncodecJudge:

@@ -10,6 +10,7 @@ def evaluate(
     allow_failed: bool = False,
     protocol: str = "default",
     reference_statistics: str = "",
+    devices: int = 0,
 ) -> None:
     """Scores generated clips: FAD, KL divergence, CLAP score and chroma similarity, each with an interval.
 
@@ -27,6 +28,8 @@ def evaluate(
             of your own (see docs/metrics.md).
         reference_statistics: What FAD is taken to in place of the references: FILE.npz of this suite, or FILE.npz:MODEL
             of fadtk (fma_pop.npz:vggish).
+        devices: How many GPUs listen, a process each, with the same results; 0 is every visible one. Where there is
+            none, how many processes on the CPU; 0 is one.
     """
     import sys
 
@@ -43,6 +46,7 @@ def evaluate(
         seed,
         protocol=protocol,
         reference_statistics=reference_statistics or None,
+        devices=devices,
     )
     Console().print(scores_table([results]))
     for line in failures_text(results):
