@@ -11,7 +11,7 @@ from evaluation.judges.contract import Judge
 from evaluation.judges.embedded import load_judge
 from evaluation.judges.network import NetworkJudge
 
-EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED = Path(__file__).parents[1] / "weights" / "judge"
 _ENCODEC = "facebook/encodec_24khz"
 _FILES = (".pt", ".pth", ".ckpt")
 
@@ -34,11 +34,6 @@ def resolve_judge(judge: str | Path, device: str | torch.device = "cpu") -> Judg
     if kind in _KINDS:
         return _KINDS[kind](source or None).to(device)
     if str(judge) == "embedded":
-        if not EMBEDDED.is_dir():
-            raise InputError(
-                "judge 'embedded': this package ships none; train one with evaluation.judges.training.JudgeTraining "
-                "(`make demo` does) and give its folder as --judge"
-            )
         return load_judge(EMBEDDED, device)
     if not Path(judge).exists():
         raise InputError(f"{judge}: no folder (no config.yaml there) and no judge; use embedded, {', '.join(_KINDS)}")

@@ -1,7 +1,7 @@
 """The tables on a judge's card, made of what ``mgl evaluate-judge`` and ``mgl evaluate`` wrote."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ def accuracy_lines(heard: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if _at(first, path) is not None:
             lines.append(_row([name, *(_score(_at(one, path)) for one in heard.values())]))
     lines.append(_row(["FAD, two halves of the clips", *(number(one["fad"]["halves"]) for one in heard.values())]))
-    lines.append(_row(["FAD, two collections: least", *(_least(one) for one in heard.values())]))
+    for title, of in (("nearest", min), ("farthest", max)):
+        lines.append(_row([f"FAD, the two {title} collections", *(_between(one, of) for one in heard.values())]))
     lines.append(_row(["clips, tracks", *(f"{one['n']}, {one['tracks']}" for one in heard.values())]))
     return lines
 
@@ -103,11 +104,11 @@ def _at(results: Mapping[str, Any], path: Sequence[str]) -> Any:
     return results or None
 
 
-def _least(results: Mapping[str, Any]) -> str:
+def _between(results: Mapping[str, Any], of: Callable[..., str]) -> str:
     between = results["fad"]["collections"]
     if not between:
         return number(None)
-    name = min(between, key=between.__getitem__)
+    name = of(between, key=between.__getitem__)
     return f"{number(between[name])} ({name})"
 
 
