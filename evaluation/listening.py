@@ -27,6 +27,8 @@ from evaluation.protocol import Choices, Level
 BATCH = 8
 # White noise as loud as quiet music: about -20 dB below full scale.
 _NOISE_LEVEL = 0.1
+# Noise is noise: so many pieces of each length stand for all clips, and are heard once.
+_NOISES = 16
 _SIDES = ("clip", "reference", "noise")
 
 
@@ -195,8 +197,10 @@ class Listener:
         }[self.choices.heard]
         lasting = [min(seconds, limit or seconds) for seconds, limit in zip((made, real), limits, strict=True)]
 
+        number = derived_seed(pair.id) % _NOISES
+
         def noise(rate: int, level: Level) -> Tensor:
-            generator = torch.Generator().manual_seed(derived_seed(self.seed, pair.id, "noise", rate))
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, number, "noise", rate))
             wav = _NOISE_LEVEL * torch.randn(round(lasting[0] * rate), generator=generator)
             return noise_at_level(wav, rate, level)
 
@@ -204,23 +208,23 @@ class Listener:
             _Side(content_key(path), limit, seconds, partial(read_at_level, path, duration=limit))
             for path, seconds, limit in zip((pair.generated, pair.reference), lasting, limits, strict=True)
         ]
-        return [*files, _Side(f"noise {self.seed} {pair.id}", lasting[0], lasting[0], noise)]
+        return [*files, _Side(f"noise {self.seed} {number}", lasting[0], lasting[0], noise)]
 
     def _hear(self, loaded: Sequence[tuple[Pair, list[_Side]]]) -> list[HeardPair]:
         """Whoever has yet to hear hears all that is new in one batch."""
         for seat in dict.fromkeys(self.seats.values()):
-            new = [
-                (side, seat.level(name))
-                for _, sides in loaded
-                for name, side in zip(_SIDES, sides, strict=True)
-                if seat not in side.heard and not self._heard_since(seat, side, seat.level(name))
-            ]
+            new: dict[str, list[tuple[_Side, Level]]] = {}
+            for name, side in ((name, side) for _, sides in loaded for name, side in zip(_SIDES, sides, strict=True)):
+                level = seat.level(name)
+                if seat not in side.heard and not self._heard_since(seat, side, level):
+                    new.setdefault(side.key(level), []).append((side, level))
             if not new:
                 continue
-            waves = [side.waves[seat.ear.sample_rate, level] for side, level in new]
-            for (side, level), heard in zip(new, seat.ear.hear(waves), strict=True):
-                side.heard[seat] = heard
-                self.before.keep(seat.ear.key, side.key(level), heard)
+            waves = [side.waves[seat.ear.sample_rate, level] for (side, level), *_ in new.values()]
+            for (key, alike), heard in zip(new.items(), seat.ear.hear(waves), strict=True):
+                for side, _ in alike:
+                    side.heard[seat] = heard
+                self.before.keep(seat.ear.key, key, heard)
         captions = [pair.caption for pair, _ in loaded]
         reader = self.panel.clap
         texts = [None] * len(loaded) if reader is None else reader.embed_text(captions).cpu()

@@ -14,6 +14,7 @@ from evaluation_clips import CAPTIONS, RATE, random_judge, sine, write_clips
 from datamodules.audio_io import read_audio, write_audio
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest, write_manifest
+from datamodules.sample_order import derived_seed
 from evaluation import ears, together
 from evaluation import heard as heard_before
 from evaluation.compare import differences, read_results
@@ -162,22 +163,23 @@ def test_nothing_is_heard_twice(tmp_path, judge, reference, cache, monkeypatch):
     monkeypatch.setattr(ears.JudgeEar, "hear", listening)
     before = {file: file.read_bytes() for folder in (generated, reference) for file in folder.iterdir()}
     first = evaluate(generated, reference, judge, tmp_path / "a.json")
-    assert heard == [18]  # clips, references, noise
+    noises = len({derived_seed(name) % 16 for name in IDS})  # of which there are 16 kinds
+    assert heard == [12 + noises]  # clips and references
     assert evaluate(generated, reference, judge, tmp_path / "b.json") == first
-    assert heard == [18]
+    assert heard == [12 + noises]
     assert before == {file: file.read_bytes() for folder in (generated, reference) for file in folder.iterdir()}
     # Another clip under an old name, another judge, another seed of the noise, a file that was cut short.
     (generated / "clip1.wav").write_bytes((generated / "clip2.wav").read_bytes())
     assert evaluate(generated, reference, judge, tmp_path / "c.json")["clips"][1] != first["clips"][1]
-    assert heard == [18]  # the bytes were heard under the other name
+    assert heard == [12 + noises]  # the bytes were heard under the other name
     evaluate(generated, reference, random_judge(tmp_path / "other", seed=1), tmp_path / "d.json")
-    assert heard == [18, 18]
+    assert heard == [12 + noises, 11 + noises]  # two clips are one
     evaluate(generated, reference, judge, tmp_path / "e.json", seed=1)
-    assert heard == [18, 18, 6]
+    assert heard == [12 + noises, 11 + noises, noises]
     for file in cache.rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:-1])
     again = evaluate(generated, reference, judge, tmp_path / "f.json")
-    assert heard == [18, 18, 6, 18]
+    assert heard == [12 + noises, 11 + noises, noises, 11 + noises]
     assert again["clips"] == json.loads((tmp_path / "c.json").read_text())["clips"]
 
 
@@ -446,7 +448,7 @@ def test_the_next_batch_is_read_meanwhile_and_no_more(tmp_path, judge, monkeypat
 
 
 def test_a_sound_that_comes_again_is_heard_once(tmp_path, judge, monkeypatch):
-    """In the next batch, which is read before the first was heard."""
+    """In one batch, and in the next, which is read before the first was heard."""
     heard = []
 
     def listening(self, waves, hear=ears.JudgeEar.hear):
@@ -456,7 +458,9 @@ def test_a_sound_that_comes_again_is_heard_once(tmp_path, judge, monkeypatch):
     monkeypatch.setattr(ears.JudgeEar, "hear", listening)
     same = dict.fromkeys([f"clip{k:02d}" for k in range(10)], sine(60))
     evaluate(write_clips(tmp_path / "made", same), write_clips(tmp_path / "real", same), judge, tmp_path / "out.json")
-    assert heard == [24, 2]  # noise is another under every id
+    # made, real and noise, of which there are 16 kinds
+    noises = [{derived_seed(name) % 16 for name in some} for some in (list(same)[:8], list(same)[8:])]
+    assert heard == [2 + len(noises[0]), *filter(None, [len(noises[1] - noises[0])])]
 
 
 def test_ctrl_c_while_something_is_kept_leaves_the_cache_whole(tmp_path, judge, reference, cache, monkeypatch):
