@@ -50,11 +50,11 @@ demo: $(stamp) ## The whole job on the embedded corpus: corpus, codec, tokens, t
 # DATA= (empty) is an error of the user's; no DATA at all asks for a rehearsal.
 data := $(if $(filter undefined,$(origin DATA)),,--data='$(DATA)')
 train = $(mgl) train --size $(1) $(data) $(if $(CODEC),--codec '$(CODEC)') $(if $(PATTERN),--pattern '$(PATTERN)') \
-	$(if $(TEXT),--text '$(TEXT)') $(if $(MELODY),--melody true) $(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(SEED),--seed $(SEED)) \
+	$(if $(TEXT),--text '$(TEXT)') $(if $(MELODY),--melody true) $(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(NODES),--nodes $(NODES)) $(if $(SEED),--seed $(SEED)) \
 	$(if $(RUN),--run '$(RUN)') $(if $(DRY),--dry true) $(if $(ARGS),--args='$(ARGS)')
 
 .PHONY: train-small train-medium train-large
-train-small: $(stamp) ## Train the 300M language model: DATA= CODEC= PATTERN= TEXT= MELODY=1 CLUSTER= SEED= RUN= DRY=1 ARGS=
+train-small: $(stamp) ## Train the 300M language model: DATA= CODEC= PATTERN= TEXT= MELODY=1 CLUSTER=slurm|torchrun|... NODES= SEED= RUN= DRY=1 ARGS=
 	$(call train,small)
 
 train-medium: $(stamp) ## Train the 1.5B language model, same variables

@@ -9,23 +9,29 @@ from typing import Any, NoReturn
 
 import yaml
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from datamodules.errors import InputError
+from experiments.callbacks.guards import Guards
 from experiments.callbacks.model_folder import ModelFolder
 from experiments.callbacks.progress import LineProgress, TrainingBar
 from experiments.callbacks.record import EnvironmentRecord
 from experiments.callbacks.samples import Samples
 from experiments.callbacks.scalars import OptimiserScalars
 from experiments.callbacks.speed import Speed
+from experiments.callbacks.watch import Watch
 from experiments.compose import resolve_layers
 from experiments.loggers import Kind, run_logger
+from experiments.out_of_memory import is_out_of_memory, what_to_change
+from experiments.ownership import CHECKPOINTS as CHECKPOINTS
+from experiments.ownership import require_architecture, require_own
 from lightning_modules.callbacks import SaveOnExit, WeightAverage
 from lightning_modules.whole_checkpoints import WholeCheckpoints
 
-CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
 MODEL = "model"
 _OF_FIT = ("ckpt_path", "weights_only")  # what a saved config has for the subcommand itself
@@ -56,7 +62,9 @@ def instantiated(config: str) -> tuple[LightningModule, list[Callback]]:
     """The module and the callbacks of a run's saved config; nothing is run."""
     _be_quiet()
     fields = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    fields["trainer"] = {**fields.get("trainer", {}), "logger": False}
+    # Here, wherever the run was: one process without a GPU will do, and no other is started.
+    here = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+    fields["trainer"] = {**fields.get("trainer", {}), **here, "logger": False}
     cli = SuiteCLI(
         LightningModule,
         LightningDataModule,
@@ -94,9 +102,36 @@ class SuiteCLI(LightningCLI):
         parser.add_lightning_class_args(ModelFolder, "model_folder")
         # After the average, which it hears as of the same step.
         parser.add_lightning_class_args(Samples, "samples")
+        parser.add_lightning_class_args(Watch, "watch")
+        # The last, which ends a run once every other has done its part of the step.
+        parser.add_lightning_class_args(Guards, "guards")
         parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/{CHECKPOINTS}")
         parser.link_arguments("run", "save_on_exit.path", compute_fn=lambda run: f"{run}/{CHECKPOINTS}/{LAST}")
         parser.link_arguments("run", "model_folder.folder", compute_fn=lambda run: f"{run}/{MODEL}")
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing is made for a run that would write into another's folder."""
+        if self.subcommand == "fit":
+            require_own(self._get(self.config, "run"), self.config[self.subcommand].as_dict())
+
+    def before_fit(self) -> None:
+        """A checkpoint has to be of what is trained."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint and Path(checkpoint).exists():
+            require_architecture(checkpoint, self.config["fit"].as_dict(), self.model)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning puts a checkpoint's hyperparameters in place of what the command line says, without a word.
+        if self.config.get("subcommand") != "fit":
+            super()._parse_ckpt_path()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(what_to_change(error, self.config[subcommand].as_dict())) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Puts the logs into the run's folder, and lines instead of a bar where nobody watches."""
@@ -113,7 +148,15 @@ class SuiteCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeCheckpoints()]
-        return super().instantiate_trainer(default_root_dir=run, callbacks=[*callbacks, *seen], **kwargs)
+        try:
+            trainer = super().instantiate_trainer(default_root_dir=run, callbacks=[*callbacks, *seen], **kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise InputError(f"trainer: {error}") from error
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if isinstance(environment, SLURMEnvironment):
+            # The guards end the run after a whole step, and its job's script queues it again (experiments/cluster).
+            environment.auto_requeue = False
+        return trainer
 
 
 def _shortened(message: str) -> str:

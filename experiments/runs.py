@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule
 from datamodules.errors import InputError
 from experiments.cli import CHECKPOINTS, LAST, instantiated
 from lightning_modules.callbacks import WeightAverage
+from lightning_modules.sharding import META, read_sharded
 from lightning_modules.whole_checkpoints import WholeCheckpoints
 
 CONFIG = "config.yaml"
@@ -43,7 +44,7 @@ class Run:
             InputError: there is none.
         """
         path = self.folder / CHECKPOINTS / LAST
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"{self.folder}: has no checkpoint yet ({CHECKPOINTS}/{LAST} is missing)")
         return path
 
@@ -52,7 +53,8 @@ class Run:
         found: dict[int, Path] = {}
         for path in (self.folder / CHECKPOINTS).glob("*.ckpt"):
             named = re.search(r"step=(\d+)", path.name)
-            step = int(named[1]) if named else torch.load(path, "cpu", mmap=True, weights_only=True)["global_step"]
+            file = path / META if path.is_dir() else path
+            step = int(named[1]) if named else torch.load(file, "cpu", mmap=True, weights_only=True)["global_step"]
             found.setdefault(step, path)
         return dict(sorted(found.items()))
 
@@ -62,13 +64,16 @@ class Run:
 
 
 def restore(module: LightningModule, callbacks: list[Callback], checkpoint: Path) -> tuple[int, WeightAverage]:
-    """Gives a composed run the weights of a checkpoint.
+    """Gives a composed run the weights of a checkpoint, sharded or not.
 
     Returns:
         Its optimiser step, and the average of its weights, to be ``applied``.
     """
-    state = WholeCheckpoints().load_checkpoint(checkpoint, lambda storage, _: storage, weights_only=True)
-    module.load_state_dict(state["state_dict"])
+    if checkpoint.is_dir():
+        state = read_sharded(checkpoint, module)
+    else:
+        state = WholeCheckpoints().load_checkpoint(checkpoint, lambda storage, _: storage, weights_only=True)
+        module.load_state_dict(state["state_dict"])
     average = next(callback for callback in callbacks if isinstance(callback, WeightAverage))
     average.load_state_dict(state["callbacks"][average.state_key])
     return state["global_step"], average

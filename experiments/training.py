@@ -10,12 +10,23 @@ from datamodules.manifest import read_manifest
 from datamodules.tokens.format import INDEX, is_store
 from datamodules.tokens.store import TokenStore
 from experiments.compose import language_model_layers, merged, overridden
+from experiments.ownership import require_own
 from experiments.planning.checks import codec_line, data_line, text_line
-from experiments.planning.here import devices_of, look, processes, require_launcher, require_precision
+from experiments.planning.choosing import cluster_of
+from experiments.planning.here import (
+    Here,
+    devices_of,
+    look,
+    processes,
+    require_launcher,
+    require_precision,
+    require_strategy,
+)
 from experiments.planning.preflight import Preflight
-from experiments.planning.subject import codec_facts, subject
+from experiments.planning.subject import codec_facts, codec_layer_facts, subject
 
 GLOBAL_BATCH = 192
+LAUNCHERS = ("slurm", "torchrun")  # clusters that are no layers: who starts the processes, whatever the strategy is
 _DEMO = Path("runs/demo")
 
 
@@ -30,11 +41,13 @@ class Request:
         pattern: a layer of pattern/.
         text: a layer of conditioning/; by default t5, in a rehearsal bytes.
         melody: whether it hears melodies too, in the stems in which the tokens' were heard.
-        cluster: a layer of cluster/; by default gpus where there are any, else cpu.
+        cluster: a layer of cluster/; by default cpu without a GPU, else gpus, or sharded where `mgl plan` recommends
+            that. One of ``LAUNCHERS`` takes the default.
         seed: of everything.
         run: folder of the run.
         dry: whether nothing must be made.
         arguments: further ones of ``mgl fit``, which win over everything here.
+        nodes: how many machines.
     """
 
     size: str
@@ -48,33 +61,52 @@ class Request:
     dry: bool = False
     melody: bool = False
     arguments: tuple[str, ...] = ()
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
 class Composition:
-    """A run that can start: the arguments of ``mgl fit``, and what to tell the user first."""
+    """A run that can start.
+
+    Attributes:
+        arguments: of ``mgl fit``.
+        lines: what to tell the user first.
+        run: its folder.
+        devices: of each node.
+        nodes: how many.
+    """
 
     arguments: list[str]
     lines: list[str]
+    run: str
+    devices: int
+    nodes: int
 
 
-def compose(request: Request) -> Composition:
+def compose(request: Request, elsewhere: Here | None = None) -> Composition:
     """Composes a run.
+
+    Args:
+        request: what the user asked for.
+        elsewhere: a node of the cluster that will run it; by default it is this machine, whose launcher is checked.
 
     Raises:
         InputError: whatever is missing or does not fit, before any work.
     """
     rehearsal = request.data is None
-    here = look()
+    here = elsewhere or look()
     text = request.text or ("bytes" if rehearsal else "t5")
-    layers = language_model_layers(
-        request.size, request.pattern, text, request.cluster or ("gpus" if here.count else "cpu")
-    )
-    layers += ["conditioning/melody"] * request.melody + ["rehearsal"] * rehearsal
-    asked = overridden({}, list(request.arguments))
-    recipe = overridden(merged(layers), list(request.arguments))
+    further = [*(["--trainer.num_nodes", str(request.nodes)] if request.nodes != 1 else []), *request.arguments]
+    added = ["conditioning/melody"] * request.melody + ["rehearsal"] * rehearsal
+    named = "" if request.cluster in LAUNCHERS else request.cluster
+    cluster = named or _cluster(request, [text, "gpus"], added, further, here)
+    layers = language_model_layers(request.size, request.pattern, text, cluster) + added
+    asked = overridden({}, further)
+    recipe = overridden(merged(layers), further)
+    require_strategy(recipe["trainer"])
     devices, nodes = devices_of(recipe["trainer"], here), recipe["trainer"].get("num_nodes", 1)
-    require_launcher(devices, nodes)
+    if elsewhere is None:
+        require_launcher(devices, nodes)
     require_precision(recipe["trainer"], here)
     heard = f"{text}-melody" if request.melody else text
     run = request.run or f"runs/{request.size}-{request.pattern}-{heard}-s{request.seed}"
@@ -87,8 +119,9 @@ def compose(request: Request) -> Composition:
         checked["melody"] = f"{store.header.stems or 'the full mix'}, as the tokens have it"
     arguments = ["fit", *(word for layer in layers for word in ("-c", layer))]
     values = {**_values(request, run, store, codec), **planned.values()}
-    arguments += [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    arguments += request.arguments
+    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    require_own(run, overridden(recipe, words))
+    arguments += [*words, *further]
     lines = {
         **({"REHEARSAL": _rehearsal(recipe)} if rehearsal else {}),
         "composition": " + ".join(layers),
@@ -97,7 +130,16 @@ def compose(request: Request) -> Composition:
         "run": f"{run} (logs, checkpoints, model)",
     }
     told = [f"{name:<14}{line}" for name, line in lines.items()]
-    return Composition(arguments, [*told, f"$ mgl {shlex.join(arguments)}"])
+    return Composition(arguments, [*told, f"$ mgl {shlex.join(arguments)}"], run, devices, nodes)
+
+
+def _cluster(request: Request, chosen: list[str], added: list[str], further: list[str], here: Here) -> str:
+    if not here.count:
+        # A node of a cluster whose GPUs are not to be seen is an error, no reason to train on its CPU.
+        return "gpus" if request.cluster else "cpu"
+    recipe = overridden(merged(language_model_layers(request.size, request.pattern, *chosen) + added), further)
+    codec = codec_facts(request.codec) if request.codec else codec_layer_facts("encodec_32khz")
+    return cluster_of(recipe, codec, here, GLOBAL_BATCH)
 
 
 def _values(request: Request, run: str, store: TokenStore, codec: str) -> dict[str, Any]:
@@ -138,7 +180,8 @@ def _tokens(request: Request, run: str) -> tuple[TokenStore, str]:
     if not (folder / INDEX).is_file():
         if request.dry:
             raise InputError(
-                f"{request.data}: is a manifest, whose tokens are not written yet; DRY=1 cannot count them"
+                f"{request.data}: is a manifest, whose tokens are not written yet; DRY=1 cannot count them, nor can a "
+                f"job be submitted for them; first `make tokens DATA={request.data} CODEC={request.codec} OUT={folder}`"
             )
         _alone(f"make tokens DATA={request.data} CODEC={request.codec} OUT={folder}")
         from experiments.commands.tokens import tokens
@@ -150,7 +193,7 @@ def _tokens(request: Request, run: str) -> tuple[TokenStore, str]:
 def _demo_tokens(codec: str, dry: bool) -> tuple[TokenStore, str]:
     if not (_DEMO / "tokens" / INDEX).is_file():
         if dry:
-            raise InputError("the rehearsal's tokens are not made yet; run `make demo`, or without DRY=1")
+            raise InputError("the rehearsal's tokens are not made yet; first `mgl demo --until tokens`")
         _alone("mgl demo --until tokens")
         from experiments.commands.demo import demo
 

@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_modules.sharding import local
+
 
 class WeightAverage(Callback):
     """Exponential moving average of the trained weights, used for validation and export.
@@ -16,7 +18,8 @@ class WeightAverage(Callback):
     MusicGen updates it every 10 steps with a decay of 0.99.
 
     The average is unbiased: update i weighs (1 - decay) / (1 - decay^i), so it starts as the weights themselves and
-    never remembers the initialisation.
+    never remembers the initialisation. Where parameters are sharded so is the average, and each process looks after its
+    own part.
 
     Args:
         decay: share of the old average that an update keeps.
@@ -52,7 +55,8 @@ class WeightAverage(Callback):
         self._seen_step = step
         self.updates += 1
         weight = (1 - self.decay) / (1 - self.decay**self.updates)
-        torch._foreach_lerp_(self._average, [p.detach() for p in _trained(pl_module)], weight)
+        ours, weights = [local(a) for a in self._average], [local(p.detach()) for p in _trained(pl_module)]
+        torch._foreach_lerp_(ours, weights, weight)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validates the average."""
@@ -86,9 +90,10 @@ class WeightAverage(Callback):
     @torch.no_grad()
     def _swap(self, pl_module: LightningModule) -> None:
         for average, parameter in zip(self._average, _trained(pl_module), strict=True):
-            held = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(held)
+            ours, weights = local(average), local(parameter.detach())
+            held = weights.clone()
+            weights.copy_(ours)
+            ours.copy_(held)
 
 
 def _trained(pl_module: LightningModule) -> list[torch.nn.Parameter]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from datamodules.errors import InputError
 from datamodules.whole_files import write_whole
 
 
@@ -29,3 +30,15 @@ class WholeCheckpoints(TorchCheckpointIO):
         place = Path(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         write_whole(place, lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Reads a checkpoint as Lightning does.
+
+        Raises:
+            InputError: it is one in shards, which only a sharded run goes on from.
+        """
+        if Path(path).is_dir():
+            raise InputError(
+                f"{path}: is a sharded checkpoint; go on from it with -c cluster/sharded (--trainer.devices 1 will do)"
+            )
+        return super().load_checkpoint(path, *arguments, **options)

@@ -217,8 +217,12 @@ def test_what_fits_is_dealt_out(capsys, store, gpus):
     small = compose(store, size="small")
     assert printed(capsys, small.arguments)["data"]["init_args"]["batch_size"] == 3
     assert "WARNING" not in told(small)["memory"]
-    # 3.3B on one such GPU: nothing helps. 300M on a smaller one: recomputing does.
-    assert "WARNING: too much; no batch fits" in told(compose(store, size="large"))["memory"]
+    # 3.3B whole on each such GPU: nothing helps. Sharded, which is what is chosen, recomputing does; and for 300M on a
+    # smaller one.
+    assert "WARNING: too much; no batch fits" in told(compose(store, size="large", cluster="gpus"))["memory"]
+    sharded = told(compose(store, size="large"))
+    assert "8 x NVIDIA A10G, FSDP2 all" in sharded["devices"]
+    assert "WARNING: too much; ARGS='--model.init_args.recompute 2" in sharded["memory"]
     gpus(8, "A card", 10.5)
     lines = told(compose(store, size="small"))
     assert "WARNING: too much; ARGS='--model.init_args.recompute 2 --data.init_args.batch_size 1'" in lines["memory"]

@@ -8,7 +8,7 @@ from datamodules.tokens.store import TokenStore
 from experiments.compose import language_model_layers, merged
 from experiments.planning import checks
 from experiments.planning.checks import at_hand, data_line, text_line
-from experiments.planning.here import Here, devices_of, processes, require_driver, require_launcher
+from experiments.planning.here import Here, devices_of, processes, require_driver, require_launcher, require_strategy
 from experiments.planning.subject import codec_layer_facts, subject
 
 
@@ -61,6 +61,17 @@ def test_launchers_start_a_process_a_device():
         require_launcher(8, 1, {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"})
     with pytest.raises(InputError, match="torchrun starts 2 nodes"):
         require_launcher(8, 1, {"LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "16"})
+
+
+def test_strategies_are_those_that_there_are():
+    for good in ({}, {"accelerator": "gpu", "strategy": "ddp"}, {"strategy": {"class_path": "x.DDPStrategy"}}):
+        require_strategy(good)
+    with pytest.raises(InputError, match="there is no strategy 'ddpp'; choose auto or ddp"):
+        require_strategy({"strategy": "ddpp"})
+    with pytest.raises(InputError, match="there is no accelerator 'quantum'; choose cpu or gpu"):
+        require_strategy({"accelerator": "quantum"})
+    with pytest.raises(InputError, match="fsdp: does not clip gradients by norm; shard with CLUSTER=sharded"):
+        require_strategy({"strategy": "fsdp"})
 
 
 def test_processes_that_were_started():

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.whole_files import write_whole
 from lightning_modules.callbacks import WeightAverage
+from lightning_modules.lm.training import LanguageModelTraining
 
 RECORD = "training.json"
 
@@ -45,12 +46,16 @@ class ModelFolder(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the folder, once the run came to its end."""
-        if trainer.interrupted or not trainer.is_global_zero:
+        if trainer.interrupted:
             return
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         average = next(callback for callback in callbacks if isinstance(callback, WeightAverage))
         with average.applied(pl_module):
-            pl_module.export(self.folder)  # type: ignore[operator]
+            # What is sharded all processes bring together.
+            whole = pl_module.whole() if isinstance(pl_module, LanguageModelTraining) else pl_module
+            if not trainer.is_global_zero:
+                return
+            whole.export(self.folder)  # type: ignore[union-attr, operator]
         record = {
             "steps": trainer.global_step,
             "seconds": round(time.monotonic() - self._started, 1),

@@ -93,6 +93,25 @@ def devices_of(trainer: Mapping[str, Any], here: Here) -> int:
     return count
 
 
+def require_strategy(trainer: Mapping[str, Any]) -> None:
+    """Whether accelerator and strategy are ones that a run can have; a strategy's class is looked up by its config.
+
+    Raises:
+        InputError: there is no such one, or it does not clip by norm as the recipe has it (Lightning's first FSDP).
+    """
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    accelerator, strategy = trainer.get("accelerator", "auto"), trainer.get("strategy", "auto")
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise InputError(f"there is no accelerator {accelerator!r}; choose cpu or gpu")
+    if not isinstance(strategy, str) or strategy == "auto" or "." in strategy:
+        return
+    if strategy.startswith("fsdp"):
+        raise InputError(f"strategy {strategy}: does not clip gradients by norm; shard with CLUSTER=sharded")
+    if strategy not in StrategyRegistry.available_strategies():
+        raise InputError(f"there is no strategy {strategy!r}; choose auto or ddp, or shard with CLUSTER=sharded")
+
+
 def require_launcher(devices: int, nodes: int, environment: Mapping[str, str] = os.environ) -> None:
     """Whether SLURM or torchrun start as many processes as there are devices.
 

@@ -71,9 +71,9 @@ def traffic(subject: Subject, where: Machines, sharding: Sharding, accumulate: i
     """Of an optimiser step of ``accumulate`` micro-batches.
 
     Data parallel, gradients are all-reduced in float32 once a step, in rings: a device sends them twice, less what is
-    its own, and a node's share of that goes over all its network cards together. Sharded, weights are gathered in 16
-    bits for forward and again for backward, and gradients scattered in float32, in every micro-batch; across nodes
-    the shards of gradients are all-reduced besides where only nodes are sharded.
+    its own, and a node's share of that goes over all its network cards together. Sharded, weights are gathered for
+    forward and again for backward, the blocks' in 16 bits, and gradients scattered in float32, in every micro-batch;
+    across nodes the shards of gradients are all-reduced besides where only nodes are sharded.
     """
     trained = subject.counts.trained
     node_wires = where.network * where.per_node
@@ -83,7 +83,8 @@ def traffic(subject: Subject, where: Machines, sharding: Sharding, accumulate: i
         within = sent / where.gpu.link if where.per_node > 1 else 0.0
         return Traffic(sent, 0.0, max(within, between))
     among = where.per_node if sharding == "node" else where.count
-    gathered = accumulate * 2 * _HALF * trained * _others(among)
+    blocks = subject.lm.layers * subject.counts.block
+    gathered = accumulate * 2 * (_HALF * blocks + _FLOAT * (trained - blocks)) * _others(among)
     scattered = accumulate * _FLOAT * trained * _others(among)
     seconds = (gathered + scattered) / where.gpu.link if where.per_node > 1 else 0.0
     if sharding == "full" and where.nodes > 1:

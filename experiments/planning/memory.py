@@ -62,9 +62,10 @@ def memory(subject: Subject, batch: int, *, shards: int = 1, sharding: Sharding 
     state = counts.trained * _FLOAT // shards
     copies = kept * counts.linear if kept < _FLOAT else 0
     if sharding != "ddp":
-        # Two blocks, the one at work and the next, and what belongs to no block; gradients of as much before they go.
-        gathered = 2 * counts.block + counts.lm - subject.lm.layers * counts.block
-        copies = (kept + _FLOAT) * gathered
+        # Two blocks, the one at work and the next, and in float32 what belongs to none, of which mixed precision has
+        # copies besides; gradients of as much before they go.
+        rest = counts.trained - subject.lm.layers * counts.block
+        copies = (kept + _FLOAT) * 2 * counts.block + (2 * _FLOAT + kept * (kept < _FLOAT)) * rest
     frozen = subject.text is not None and not subject.text.trained
     encoder = counts.text_encoder * _FLOAT if frozen else batch * encoder_activations(subject) + encoder_places(subject)
     return Memory(

@@ -98,9 +98,10 @@ class Preflight:
         """As the trainer's strategy means it."""
         strategy = self.recipe["trainer"].get("strategy", "auto")
         name = strategy.get("class_path", "") if isinstance(strategy, dict) else str(strategy)
-        if "ModelParallel" not in name and "fsdp" not in name.lower():
+        if not name.endswith("ShardedStrategy"):
             return "ddp"
-        return "node" if self.nodes > 1 else "full"
+        across = self.nodes == 1 or strategy.get("init_args", {}).get("across_nodes", False)
+        return "full" if across else "node"
 
     @property
     def _recompute(self) -> int:
@@ -108,7 +109,7 @@ class Preflight:
         return blocks
 
     def _memory(self, batch: int, recompute: int | None = None) -> Memory:
-        shards = 1 if self._sharding == "ddp" else self.devices
+        shards = {"ddp": 1, "node": self.devices, "full": self.devices * self.nodes}[self._sharding]
         blocks = self._recompute if recompute is None else recompute
         return memory(self.subject, batch, shards=shards, sharding=self._sharding, recompute=blocks)
 

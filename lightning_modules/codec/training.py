@@ -202,7 +202,7 @@ class CodecTraining(LightningModule):
         save_codec(folder, self.codec, half=half)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser with warm-up and cosine over the run's ``max_steps``, for the codec and for the discriminators."""
+        """The optimiser with warm-up and cosine over ``max_steps``, for the codec and for the discriminators."""
         trained = [self.codec] if self.discriminators is None else [self.codec, self.discriminators]
         return [scheduled(module.parameters(), self.optim, self.trainer.max_steps) for module in trained]
 

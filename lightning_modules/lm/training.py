@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -19,9 +19,12 @@ from lightning_modules.conditioning.dropout import ConditionDropout
 from lightning_modules.conditioning.melody import MelodyConfig
 from lightning_modules.conditioning.text import TextEncoderConfig
 from lightning_modules.generation.model import MusicModel
+from lightning_modules.lm.compiled import compile_block
 from lightning_modules.lm.losses import codebook_means, cross_entropy_sums
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
+from lightning_modules.lm.transformer import Block
 from lightning_modules.optim import OptimConfig, scheduled
+from lightning_modules.sharding import is_sharded, shard, whole_state
 
 
 class LanguageModelTraining(LightningModule):
@@ -39,6 +42,7 @@ class LanguageModelTraining(LightningModule):
         train_on_padding: learn what stands past the end of short tracks too, as audiocraft does by default; here that
             is code 0 of every codebook, and by default no target.
         recompute: keep activations between every so many blocks alone (see ``Transformer``).
+        compiled: run the blocks through ``torch.compile``, in training and validation.
         seed: of the dropouts, which are pure functions of (seed, sample number, condition).
 
     Attributes:
@@ -56,9 +60,11 @@ class LanguageModelTraining(LightningModule):
         codec: str = "",
         train_on_padding: bool = False,
         recompute: int = 0,
+        compiled: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.compiled, self._is_compiled = compiled, False
         self.text, self.optim, self.codec, self.train_on_padding = text, optim, codec, train_on_padding
         self.dropout = ConditionDropout(condition_dropout, dict(attribute_dropout or {}), seed)
         conditioners = build_conditioners(text, melody)
@@ -111,6 +117,41 @@ class LanguageModelTraining(LightningModule):
                 f"{store.folder}: its melodies were heard in {there}, the model's are heard in {wanted}; set "
                 f"model.init_args.melody.stems to '{store.header.stems}', or write the tokens with other --stems"
             )
+
+    def configure_model(self) -> None:
+        """Compiles the blocks if asked to, and shards the parameters where the strategy does that.
+
+        Raises:
+            InputError: the optimiser has to see whole parameters.
+        """
+        blocks = cast(Sequence[Block], self.lm.transformer.blocks)
+        if self.compiled and not self._is_compiled:
+            self._is_compiled = True
+            for block in blocks:
+                compile_block(block)
+        if self.device_mesh is None or is_sharded(self):
+            return
+        if self.optim.algorithm == "dadaptation":
+            raise InputError("D-Adaptation looks at all parameters together, and they are sharded; take AdamW, or DDP")
+        shard(self, blocks, self.device_mesh, torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None)
+
+    def whole(self) -> "LanguageModelTraining | None":
+        """This module where it is not sharded; else a copy with whole weights in main memory, None but in process 0.
+
+        All processes have to call it.
+        """
+        if not is_sharded(self):
+            return self
+        state = whole_state(self)
+        if self.global_rank:
+            return None
+        melody = self.conditioners.melody
+        # Not this class, which sharding has replaced.
+        made = LanguageModelTraining(
+            self.lm.config, self.text, self.optim, melody.config if melody else None, codec=self.codec
+        )
+        made.load_state_dict(state, assign=True)
+        return made
 
     def on_fit_start(self) -> None:
         """Brings the frozen conditioners, which no strategy moves, to the device."""
