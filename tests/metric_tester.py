@@ -190,8 +190,8 @@ def _rank(rank, folder, cases):
 
 
 def two_processes_give_what_one_gives(cases, folder):
-    """All cases at once; this process is the other's peer, and its copy, for a new one takes seconds to start."""
-    other = mp.get_context("fork").Process(target=_rank, args=(1, str(folder), cases))
+    """All cases at once, for a process takes seconds to start; this one is the other's peer."""
+    other = mp.get_context("spawn").Process(target=_rank, args=(1, str(folder), cases))
     other.start()
     _rank(0, str(folder), cases)
     other.join(60)

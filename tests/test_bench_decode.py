@@ -65,5 +65,5 @@ def test_the_floor_has_every_product_of_a_step(pair):
 
 
 def test_full_is_for_decode_alone():
-    with pytest.raises(InputError, match="decode alone"):
+    with pytest.raises(InputError, match="decode and evaluate alone"):
         bench(["metrics"], full=True)
