@@ -5,7 +5,7 @@ Shape letters: C channels, N samples.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,8 +87,7 @@ def coarse_codec(name: str, codebooks: float) -> Codec:
 
 
 def degrade_tracks(
-    tracks: Iterable[Track],
-    total: int,
+    tracks: Sequence[Track],
     folder: Path,
     how: Degradation,
     advance: Callable[[], None] = lambda: None,
@@ -99,17 +98,14 @@ def degrade_tracks(
 
     Args:
         tracks: of a manifest.
-        total: how many.
         folder: where they go.
         how: what is done.
         advance: called after each track.
 
     Raises:
-        InputError: a track cannot be read, or has fewer than two others to take a caption from.
+        InputError: a track cannot be read, or there is no other caption to take.
     """
     captions = _Captions(tracks) if how.kind == "captions" else None
-    if captions is not None and total < 2:
-        raise InputError("wrong captions need at least 2 tracks")
     (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
     written = []
     for number, track in enumerate(tracks):
@@ -133,7 +129,7 @@ def degrade_tracks(
 class _Captions:
     """Captions of other tracks: each track's next one that reads otherwise."""
 
-    def __init__(self, tracks: Iterable[Track]) -> None:
+    def __init__(self, tracks: Sequence[Track]) -> None:
         self.all = [track.caption for track in tracks]
 
     def of_another(self, number: int) -> str:

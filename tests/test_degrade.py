@@ -129,4 +129,4 @@ def test_refusals(kind, level, share, said):
 def test_wrong_captions_need_different_ones(tmp_path):
     manifest = read_manifest(tiny.write_manifest(tmp_path / "m", [("a", "", 1.0, "same"), ("b", "", 1.0, "same")]))
     with pytest.raises(InputError, match="same"):
-        degrade_tracks(manifest, 2, tmp_path / "out", Degradation("captions"))
+        degrade_tracks(manifest, tmp_path / "out", Degradation("captions"))

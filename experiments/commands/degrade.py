@@ -41,5 +41,5 @@ def degrade(
     folder: Path = require_folder(out)
     with progress() as bar:
         task = bar.add_task("degrading", total=len(tracks))
-        degrade_tracks(tracks, len(tracks), folder, how, lambda: bar.advance(task))
+        degrade_tracks(tracks, folder, how, lambda: bar.advance(task))
     print(f"{folder}: {len(tracks)} tracks, {how.name}")
