@@ -1,6 +1,7 @@
 """The text that a sample is trained with: its caption, augmented as the sample's number says.
 
-It follows MusicGen, section 3 and appendix A.2: with some probability a track's other fields are merged into its
+Where a track is a rendered score, whose facts are known, its description can be worded anew for every sample. The rest
+follows MusicGen, section 3 and appendix A.2: with some probability a track's other fields are merged into its
 description; given that, the description may be left out; then words are dropped. What fields are merged, their wording
 ("bpm: 120") and their shuffled order are audiocraft's, as is the order of the steps: merge, normalise, drop words.
 Where it departs from audiocraft, on purpose:
@@ -16,6 +17,7 @@ Where it departs from audiocraft, on purpose:
 - Every draw is a pure function of (seed, sample number, purpose), and a word is dropped or not whatever the others are.
 """
 
+import random
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,8 +29,9 @@ from re import compile as pattern
 from string import punctuation
 from typing import Any
 
+from datamodules.corpus.captions import write_caption
 from datamodules.errors import InputError
-from datamodules.sample_order import uniform
+from datamodules.sample_order import derived_seed, uniform
 
 # Audiocraft's, then those of the embedded corpus that say the same under another name.
 FIELDS = ("key", "bpm", "genre", "moods", "instrument", "keywords", "instruments", "form", "tempo")
@@ -56,6 +59,8 @@ _AFTER_A_KEY = frozenset(("minor", "major", "flat", "sharp"))
 _BETWEEN_WORDS = pattern(r"\s+|[,;:/](?!\d)")
 _AROUND_WORDS = punctuation.replace("#", "") + "“”‘’«»„…–—"
 _SENTENCE_ENDS = (".", "!", "?", "…")
+# Tracks with these fields are `mgl corpus`'s, which says of them all that captions are written from.
+_RENDERED = frozenset(("recipe", "caption_facts"))
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class CaptionConfig:
         drop_word: probability of each word to be left out, at least one being left; the paper has 0.3.
         normalise: lower-case, without stop words, every word its lemma (English).
         fields: names of the fields that are merged, those that a track has.
+        reword: probability that a description is written anew from the facts of a rendered score; other tracks keep
+            theirs.
     """
 
     merge: float = 0.0
@@ -78,9 +85,10 @@ class CaptionConfig:
     drop_word: float = 0.0
     normalise: bool = False
     fields: tuple[str, ...] = FIELDS
+    reword: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("merge", "drop_description", "drop_field", "drop_word"):
+        for name in ("merge", "drop_description", "drop_field", "drop_word", "reword"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"captions.{name}={getattr(self, name)} is no probability; give one from 0 to 1")
         if len(set(self.fields)) < len(self.fields):
@@ -102,6 +110,8 @@ def training_caption(caption: str, facts: Mapping[str, Any], config: CaptionConf
         The text; empty only where there was nothing to say: no caption, and no field that ``config`` merges. If every
         field, or every word, came to be dropped, the one that came nearest to being kept stays.
     """
+    if config.reword and facts.keys() >= _RENDERED and uniform(seed, number, "caption reword") < config.reword:
+        caption = write_caption(facts, random.Random(derived_seed(seed, number, "caption wording")))[0]
     text = caption
     alone = not caption.strip()
     if config.merge and (alone or uniform(seed, number, "caption merge") < config.merge):

@@ -58,6 +58,29 @@ def test_shares_of_merges_descriptions_and_fields():
     assert near(both, len(merged), 0.7**2 / (1 - 0.3**5))
 
 
+SCORE = {
+    "instruments": ["flute", "drum kit"], "families": ["woodwinds", "drums"], "drums": True, "bpm": 96.0,
+    "tempo": "moderate", "time_signature": "3/4", "form": "waltz", "ensemble": "", "lead": "flute", "room": "hall",
+    "composer": "traditional", "collection": "Aird's Airs", "key": "D major", "key_correlation": 0.8, "title": "Air",
+    "recipe": "0123", "caption_facts": ["instruments"],
+}  # fmt: skip
+
+
+def test_a_share_of_rendered_scores_is_worded_anew_and_truly():
+    texts = drawn(CaptionConfig(reword=0.4), facts=SCORE, numbers=range(2000))
+    anew = [text for text in texts if text != CAPTION]
+    assert near(len(anew), 2000, 0.4)
+    assert len(set(anew)) > 0.8 * len(anew)
+    for text in anew:
+        said = text.lower()
+        assert "flute" in said
+        assert not re.search(r"no drums|without (any )?drums|4/4|6/8|piano", said)
+        assert all(int(bpm) == 96 for bpm in re.findall(r"(\d+) (?:bpm|beats)", said))
+    assert drawn(CaptionConfig(reword=0.4), facts=SCORE, numbers=range(50)) == texts[:50]
+    # Of other tracks too little is known.
+    assert set(drawn(CaptionConfig(reword=1.0), numbers=range(50))) == {CAPTION}
+
+
 def test_order_of_fields_is_shuffled():
     texts = [parts(text)[1] for text in drawn(CaptionConfig(merge=1.0))]
     assert all(set(fields) == SAID and len(fields) == 5 for fields in texts)

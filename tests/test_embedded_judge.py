@@ -41,6 +41,7 @@ def test_it_is_small_and_licensed_and_has_a_card(judge):
 
 def test_it_is_of_the_shape_that_its_recipe_trains(judge):
     recipe = merged(["judge", "embedded/judge"])["model"]["init_args"]
+    recipe |= {"coder": None, "coded": 0.0}  # named by its class
     assert JudgeTraining(**recipe).judge.config == judge.config
 
 

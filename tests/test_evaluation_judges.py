@@ -13,6 +13,8 @@ from evaluation.judges import Judge, resolve_judge
 from evaluation.judges.embedded import EmbeddedJudge, JudgeConfig, load_judge
 from evaluation.judges.labels import build_labels, label_targets
 from evaluation.judges.training import JudgeTraining
+from lightning_modules.codec.folder import load_codec
+from lightning_modules.codec.passing import CodecPass
 
 
 @pytest.fixture
@@ -173,6 +175,43 @@ def test_training_learns_and_exports(tmp_path):
     assert float(logged["valid/recall_at_1"]) > 0.6
     module.export(tmp_path / "judge")
     assert load_judge(tmp_path / "judge").checksum == module.judge.checksum
+
+
+class Halving(torch.nn.Module):
+    """Stands for a codec, and remembers what passed."""
+
+    def __init__(self):
+        super().__init__()
+        self.passed = []
+
+    def forward(self, wav):
+        self.passed.append(wav.clone())
+        return 0.5 * wav
+
+
+def test_a_share_of_the_clips_passes_through_the_codec_and_the_judge_is_told_which():
+    coder = Halving()
+    module = JudgeTraining(
+        crop_rate=16_000, families=["bass", "flute"], collections=[], channels=[8], dim=8, coder=coder, coded=0.4
+    )
+    assert not [name for name, _ in module.named_parameters() if "coder" in name]
+    batch = synthetic_batch(64, torch.Generator().manual_seed(0))
+    before = batch.audio.clone()
+    coded = module._code(batch)
+    assert 10 < int(coded.sum()) < 40
+    torch.testing.assert_close(batch.audio[coded], 0.5 * before[coded])
+    assert torch.equal(batch.audio[~coded], before[~coded])
+    assert torch.equal(coder.passed[0], before[coded])
+    again = synthetic_batch(64, torch.Generator().manual_seed(0))
+    assert torch.equal(module._code(again), coded)
+    with pytest.raises(InputError, match="coder"):
+        JudgeTraining(coded=0.5)
+
+
+def test_a_codec_pass_is_encoding_and_decoding():
+    codec = load_codec("embedded")
+    wav = 0.1 * torch.randn(2, 1, 5000, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(CodecPass("embedded")(wav), codec.decode(codec.encode(wav))[..., :5000])
 
 
 def test_training_without_an_end_is_refused():

@@ -3,7 +3,6 @@
 Shape letters: B clips, N samples, D dimensions, L labels.
 """
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from torchaudio.transforms import Resample
 from torchmetrics.classification import BinaryAccuracy, MultilabelF1Score
 
 from datamodules.batches import AudioBatch
-from datamodules.corpus.captions import write_caption
 from datamodules.errors import InputError
-from datamodules.sample_order import derived_seed
+from datamodules.sample_order import uniform
 from evaluation.judges.contract import AudioEmbeddings
 from evaluation.judges.embedded import EmbeddedJudge, JudgeConfig
 from evaluation.judges.labels import COLLECTIONS, FAMILIES, INSTRUMENTS, build_labels, label_targets
@@ -48,10 +46,12 @@ class JudgeTraining(LightningModule):
         weight_decay: of AdamW.
         warmup_steps: steps of linear warm-up.
         contrastive_weight: weight of InfoNCE beside the labels' loss.
-        wear_weight: weight of the error in telling wear, and which clips went through a codec (``mgl degrade``).
+        wear_weight: weight of the error in telling wear, and which clips went through a codec.
         views: share of training samples that are heard worn.
-        reword: writes a new caption from the facts of a rendered score for every training sample.
-        seed: of views and words.
+        coder: passes waveforms [B, 1, N] at the crops' rate through a codec and back
+            (``lightning_modules.codec.passing.CodecPass``); None for a judge that never hears one.
+        coded: share of training samples that pass through it.
+        seed: of the views, and of which samples are coded.
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class JudgeTraining(LightningModule):
         contrastive_weight: float = 1.0,
         wear_weight: float = 1.0,
         views: float = 0.0,
-        reword: bool = False,
+        coder: nn.Module | None = None,
+        coded: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -91,7 +92,10 @@ class JudgeTraining(LightningModule):
         self.crop_rate = crop_rate
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.contrastive_weight, self.wear_weight = contrastive_weight, wear_weight
-        self.views, self.reword, self.seed = views, reword, seed
+        if coded and coder is None:
+            raise InputError(f"coded={coded} of the samples pass through a codec: name it in coder")
+        self.views, self.coded, self.seed = views, coded, seed
+        self._coder = [coder] if coder is not None else []  # frozen, so no submodule
         self.resample = Resample(crop_rate, sample_rate) if crop_rate != sample_rate else nn.Identity()
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         self.drums_at = self.judge.labels.index("drums")
@@ -99,8 +103,14 @@ class JudgeTraining(LightningModule):
         self.drums_accuracy = BinaryAccuracy()
         self._heard: list[tuple[Tensor, list[str]]] = []
 
+    def on_fit_start(self) -> None:
+        """Brings the codec, which no strategy moves, to the device."""
+        for coder in self._coder:
+            coder.to(self.device).eval()
+
     def training_step(self, batch: AudioBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
+        coded = self._code(batch)
         wav_BN, wear_BE = worn_views(
             self._wave(batch),
             batch.numbers,
@@ -109,11 +119,10 @@ class JudgeTraining(LightningModule):
             seed=self.seed,
         )
         heard = self._listen(wav_BN, batch)
-        contrastive = self._contrastive(heard, batch, self._captions(batch))
+        contrastive = self._contrastive(heard, batch)
         targets, known = self._targets(batch)
         labels = _label_loss(heard, targets, known)
-        coded = [(fact.get("degraded") or {}).get("kind") == "codec" for fact in batch.facts]
-        wear_BE = torch.cat([wear_BE, wear_BE.new_tensor(coded)[:, None]], dim=1)
+        wear_BE = torch.cat([wear_BE, coded[:, None].to(wear_BE)], dim=1)
         wear = (self.to_wear(heard.clips()) - wear_BE).square().mean()
         loss = labels + self.contrastive_weight * contrastive + self.wear_weight * wear
         size = len(batch.captions)
@@ -164,6 +173,14 @@ class JudgeTraining(LightningModule):
         self.judge.save(folder, half)
 
     # ---- parts of the loss ----------------------------------------------------------------------------------------
+    def _code(self, batch: AudioBatch) -> Tensor:
+        """Passes a share of the clips through the codec, in place; [B], which."""
+        drawn = [uniform(self.seed, number, "coded") < self.coded for number in batch.numbers.tolist()]
+        coded = torch.tensor(drawn, device=batch.audio.device)
+        if any(drawn):
+            batch.audio[coded] = self._coder[0](batch.audio[coded].mean(1, keepdim=True))
+        return coded
+
     def _wave(self, batch: AudioBatch) -> Tensor:
         """[B, N] at the judge's rate, in mono."""
         wav: Tensor = self.resample(batch.audio.mean(1))
@@ -176,15 +193,8 @@ class JudgeTraining(LightningModule):
         heard: AudioEmbeddings = self.judge(wav_BN[:, None], lengths, hop_samples=self.judge.config.window_samples)
         return heard
 
-    def _captions(self, batch: AudioBatch) -> list[str]:
-        if not self.reword:
-            return list(batch.captions)
-        return [
-            write_caption(fact, random.Random(derived_seed(self.seed, number, "caption")))[0]
-            for fact, number in zip(batch.facts, batch.numbers.tolist(), strict=True)
-        ]
-
-    def _contrastive(self, heard: AudioEmbeddings, batch: AudioBatch, captions: Sequence[str]) -> Tensor:
+    def _contrastive(self, heard: AudioEmbeddings, batch: AudioBatch) -> Tensor:
+        captions = batch.captions
         audio_BD, text_BD = nn.functional.normalize(heard.clips(), dim=-1), self.judge.read(captions)
         scores = self.log_scale.exp().clamp(max=100) * audio_BD @ text_BD.T
         # two crops of one track, or two tracks described alike, are no counterexamples of each other
