@@ -1,6 +1,7 @@
 """Samples and scores of a run from the outside, checkpoint by checkpoint."""
 
 import json
+import time
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
@@ -45,6 +46,13 @@ class RunScoring:
     def ended(self) -> bool:
         """Whether the run has its model."""
         return (self._model / RECORD).is_file()
+
+    @property
+    def quiet_hours(self) -> float:
+        """Hours since anything was written into the run's folder, its samples apart."""
+        samples = self.run.folder / SAMPLES
+        files = (file for file in self.run.folder.rglob("*") if samples not in file.parents and file.is_file())
+        return (time.time() - max(file.stat().st_mtime for file in files)) / 3600
 
     @property
     def _model(self) -> Path:

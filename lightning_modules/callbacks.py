@@ -31,6 +31,7 @@ class WeightAverage(Callback):
         self.updates = 0
         self._seen_step = 0
         self._average: list[Tensor] = []
+        self._swapped = False  # whether the module has the average, and this the weights in training
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins with the weights, or brings a restored average to the device."""
@@ -68,6 +69,11 @@ class WeightAverage(Callback):
         if self.updates:
             self._swap(pl_module)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Goes back to the weights in training where a validation was interrupted: they are what a checkpoint holds."""
+        if self._swapped:
+            self._swap(pl_module)
+
     @contextmanager
     def applied(self, pl_module: LightningModule) -> Iterator[None]:
         """Within it the module has the averaged weights."""
@@ -94,6 +100,7 @@ class WeightAverage(Callback):
             held = weights.clone()
             weights.copy_(ours)
             ours.copy_(held)
+        self._swapped = not self._swapped
 
 
 def _trained(pl_module: LightningModule) -> list[torch.nn.Parameter]:

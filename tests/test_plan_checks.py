@@ -8,7 +8,15 @@ from datamodules.tokens.store import TokenStore
 from experiments.compose import language_model_layers, merged
 from experiments.planning import checks
 from experiments.planning.checks import at_hand, data_line, text_line
-from experiments.planning.here import Here, devices_of, processes, require_driver, require_launcher, require_strategy
+from experiments.planning.here import (
+    Here,
+    devices_of,
+    processes,
+    require_driver,
+    require_launcher,
+    require_precision,
+    require_strategy,
+)
 from experiments.planning.subject import codec_layer_facts, subject
 
 
@@ -68,6 +76,16 @@ def test_strategies_are_those_that_there_are():
         require_strategy(good)
     with pytest.raises(InputError, match="there is no strategy 'ddpp'; choose auto or ddp"):
         require_strategy({"strategy": "ddpp"})
+
+
+def test_float16_is_refused_where_it_cannot_train():
+    gpu = Here(1, "NVIDIA H100 80GB HBM3", 80e9)
+    with pytest.raises(InputError, match="float16 is for GPUs"):
+        require_precision({"accelerator": "cpu", "precision": "16-mixed"}, gpu)
+    sharded = merged(["cluster/sharded", "precision/16-mixed"])["trainer"]
+    with pytest.raises(InputError, match="sharded weights; bf16-mixed does"):
+        require_precision(sharded, gpu)
+    require_precision(merged(["cluster/gpus", "precision/16-mixed"])["trainer"], gpu)
     with pytest.raises(InputError, match="there is no accelerator 'quantum'; choose cpu or gpu"):
         require_strategy({"accelerator": "quantum"})
     with pytest.raises(InputError, match="fsdp: does not clip gradients by norm; shard with CLUSTER=sharded"):

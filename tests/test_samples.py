@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import signal
 from types import SimpleNamespace
 
@@ -304,6 +305,13 @@ def test_the_same_from_checkpoints(things, tmp_path, capsys):
     (made / "step-5" / "results.json").unlink()
     assert end("score-run", "r", "--watch", "true", "--device", "cpu") == 0
     assert (made / "step-5" / "results.json").is_file()
+    # Nor one that has died.
+    (tmp_path / "r" / "model" / "training.json").unlink()
+    for path in (tmp_path / "r").rglob("*"):
+        os.utime(path, (0, 0) if "samples" not in path.parts else None)
+    capsys.readouterr()
+    assert end("score-run", "r", "--watch", "true", "--device", "cpu") == 2
+    assert "has the run died?" in capsys.readouterr().err
 
 
 def test_a_run_without_prompts_is_given_some(things, tmp_path, capsys):

@@ -87,6 +87,19 @@ def test_validation_sees_the_average_and_training_gets_its_weights_back_bit_for_
     assert all(torch.equal(p, w) for p, w in zip(module.parameters(), weights, strict=True))
 
 
+def test_a_validation_that_is_interrupted_leaves_the_weights_in_training():
+    average, module = WeightAverage(0.9, 1), Module()
+    run(average, module, 7)
+    weights = [p.detach().clone() for p in module.parameters()]
+    state = [a.clone() for a in average.state_dict()["average"]]
+    average.on_validation_start(None, module)
+    average.on_exception(None, module, KeyboardInterrupt())
+    assert all(torch.equal(p, w) for p, w in zip(module.parameters(), weights, strict=True))
+    assert all(torch.equal(a, w) for a, w in zip(average.state_dict()["average"], state, strict=True))
+    average.on_exception(None, module, KeyboardInterrupt())  # outside a validation there is nothing to undo
+    assert torch.equal(module.a, weights[0])
+
+
 def test_a_restored_average_goes_on_as_if_nothing_had_happened():
     straight, whole = WeightAverage(0.9, 2), Module()
     run(straight, whole, 9)

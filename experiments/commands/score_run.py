@@ -7,6 +7,7 @@ def score_run(
     prompts: str = "",
     judge: str | dict[str, str] | None = None,
     watch: bool = False,
+    patience: float = 24.0,
     device: str = "auto",
 ) -> None:
     """Generates and scores a run's samples from its checkpoints and, once it has ended, from its model.
@@ -21,10 +22,12 @@ def score_run(
         prompts: evaluation set; by default the run's own (samples.prompts).
         judge: who listens, as for `mgl evaluate`; by default the run's own (samples.judge).
         watch: go on until the run has ended, and look for new checkpoints meanwhile.
+        patience: hours without a sign of life from the run after which watching it ends, as a failure.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
     """
     import time
 
+    from datamodules.errors import InputError
     from experiments.console import pick_device
     from experiments.scoring import RunScoring
 
@@ -34,6 +37,11 @@ def score_run(
         steps = scoring.score()
         if ended or not watch:
             break
+        if scoring.quiet_hours > patience:
+            raise InputError(
+                f"{run}: nothing was written there for {scoring.quiet_hours:.3g} hours, and it has no model; has the "
+                "run died? `make resume` goes on with it (--patience for how long to wait)"
+            )
         time.sleep(30)
     if not steps and not watch:
         print(f"{run}: nothing new to score")

@@ -134,9 +134,14 @@ def require_precision(trainer: Mapping[str, Any], here: Here) -> None:
     """Whether the devices multiply numbers of the run's precision.
 
     Raises:
-        InputError: they do not; Lightning takes another one on a CPU, and is slow where a GPU has to emulate.
+        InputError: they do not; Lightning takes another one on a CPU, and is slow where a GPU has to emulate. It
+            cannot scale the gradients of sharded weights either, as float16 needs.
     """
     precision, gpu = trainer.get("precision"), gpu_named(here.name)
+    if precision == "16-mixed" and "ShardedStrategy" in str(trainer.get("strategy")):
+        raise InputError(
+            "precision 16-mixed: scaling float16's gradients does not work on sharded weights; bf16-mixed does"
+        )
     if trainer.get("accelerator") != "gpu":
         if precision == "16-mixed":
             raise InputError("precision 16-mixed: float16 is for GPUs alone; a CPU trains in 32-true or bf16-mixed")
