@@ -23,14 +23,17 @@ from evaluation.judges.labels import COLLECTIONS, FAMILIES, INSTRUMENTS, build_l
 from evaluation.judges.views import WEAR, worn_views
 from evaluation.retrieval import retrieval_recall
 
+_CLEAN = 0.8  # cosine of a clip that is not worn with its own caption; half of it where it is worn most
+
 
 class JudgeTraining(LightningModule):
     """Trains an ``EmbeddedJudge`` on batches of crops.
 
     The loss is the symmetric InfoNCE between clips and captions (CLAP, Wu et al., 2023), the binary cross-entropy of
-    the labels that each track's facts give, and the error with which the wear of a view is told from its embedding
-    (``evaluation.judges.views``). Validation logs ``valid/family_f1``, ``valid/drums_accuracy`` and
-    ``valid/recall_at_1``.
+    the labels that each track's facts give, the error with which the wear of a view is told from its embedding
+    (``evaluation.judges.views``), and the distance of a clip's cosine with its own caption from one that falls with
+    wear: else CLAP scores would not see what a judge is taught to hear through. Validation logs ``valid/family_f1``,
+    ``valid/drums_accuracy`` and ``valid/recall_at_1``.
 
     Args:
         crop_rate: sample rate of the batches' audio, in Hz.
@@ -47,6 +50,7 @@ class JudgeTraining(LightningModule):
         warmup_steps: steps of linear warm-up.
         contrastive_weight: weight of InfoNCE beside the labels' loss.
         wear_weight: weight of the error in telling wear, and which clips went through a codec.
+        fade_weight: weight of the squared distance of cosines from those that fall with wear.
         views: share of training samples that are heard worn.
         coder: passes waveforms [B, 1, N] at the crops' rate through a codec and back
             (``lightning_modules.codec.passing.CodecPass``); None for a judge that never hears one.
@@ -70,6 +74,7 @@ class JudgeTraining(LightningModule):
         warmup_steps: int = 100,
         contrastive_weight: float = 1.0,
         wear_weight: float = 1.0,
+        fade_weight: float = 0.0,
         views: float = 0.0,
         coder: nn.Module | None = None,
         coded: float = 0.0,
@@ -91,7 +96,7 @@ class JudgeTraining(LightningModule):
         self.to_wear = nn.Linear(dim, len(WEAR) + 1)  # and whether it went through a codec
         self.crop_rate = crop_rate
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
-        self.contrastive_weight, self.wear_weight = contrastive_weight, wear_weight
+        self.contrastive_weight, self.wear_weight, self.fade_weight = contrastive_weight, wear_weight, fade_weight
         if coded and coder is None:
             raise InputError(f"coded={coded} of the samples pass through a codec: name it in coder")
         self.views, self.coded, self.seed = views, coded, seed
@@ -119,15 +124,17 @@ class JudgeTraining(LightningModule):
             seed=self.seed,
         )
         heard = self._listen(wav_BN, batch)
-        contrastive = self._contrastive(heard, batch)
+        contrastive, cosines = self._contrastive(heard, batch)
+        fade = (cosines - _CLEAN * (1 - 0.5 * wear_BE.sum(1).clamp(max=1))).square().mean()
         targets, known = self._targets(batch)
         labels = _label_loss(heard, targets, known)
         wear_BE = torch.cat([wear_BE, coded[:, None].to(wear_BE)], dim=1)
         wear = (self.to_wear(heard.clips()) - wear_BE).square().mean()
-        loss = labels + self.contrastive_weight * contrastive + self.wear_weight * wear
+        loss = labels + self.contrastive_weight * contrastive + self.wear_weight * wear + self.fade_weight * fade
         size = len(batch.captions)
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
-        self.log_dict({"train/contrastive": contrastive, "train/labels": labels, "train/wear": wear}, batch_size=size)
+        parts = {"contrastive": contrastive, "labels": labels, "wear": wear, "fade": fade}
+        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=size)
         return loss
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
@@ -193,10 +200,12 @@ class JudgeTraining(LightningModule):
         heard: AudioEmbeddings = self.judge(wav_BN[:, None], lengths, hop_samples=self.judge.config.window_samples)
         return heard
 
-    def _contrastive(self, heard: AudioEmbeddings, batch: AudioBatch) -> Tensor:
+    def _contrastive(self, heard: AudioEmbeddings, batch: AudioBatch) -> tuple[Tensor, Tensor]:
+        """InfoNCE, and the cosine of each clip with its own caption [B]."""
         captions = batch.captions
         audio_BD, text_BD = nn.functional.normalize(heard.clips(), dim=-1), self.judge.read(captions)
-        scores = self.log_scale.exp().clamp(max=100) * audio_BD @ text_BD.T
+        cosines = audio_BD @ text_BD.T
+        scores = self.log_scale.exp().clamp(max=100) * cosines
         # two crops of one track, or two tracks described alike, are no counterexamples of each other
         same = [
             [a == b or s == t for b, t in zip(captions, batch.tracks, strict=True)]
@@ -205,7 +214,7 @@ class JudgeTraining(LightningModule):
         positive = torch.tensor(same, device=scores.device).float()
         wanted = positive / positive.sum(-1, keepdim=True)
         cross_entropy = nn.functional.cross_entropy
-        return (cross_entropy(scores, wanted) + cross_entropy(scores.T, wanted)) / 2
+        return (cross_entropy(scores, wanted) + cross_entropy(scores.T, wanted)) / 2, cosines.diagonal()
 
     def _targets(self, batch: AudioBatch) -> tuple[Tensor, Tensor]:
         targets, known = label_targets(self.judge.labels, batch.facts)
