@@ -190,7 +190,8 @@ class JudgeTraining(LightningModule):
 
     def _wave(self, batch: AudioBatch) -> Tensor:
         """[B, N] at the judge's rate, in mono."""
-        wav: Tensor = self.resample(batch.audio.mean(1))
+        with torch.autocast(self.device.type, enabled=False):  # bfloat16 would be noise 50 dB below the music
+            wav: Tensor = self.resample(batch.audio.mean(1))
         return wav
 
     def _listen(self, wav_BN: Tensor, batch: AudioBatch) -> AudioEmbeddings:
