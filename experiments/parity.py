@@ -121,7 +121,7 @@ def compare(
     findings = [
         _at_most(f"logits, {len(TEXTS)} texts, {frames:,} frames at once", error, bound),
         _at_most("the same without conditions", _null_error(model, peer, sequence, conditions), bound),
-        _at_most("the same step by step over the cache", _cache_error(model, sequence, conditions, theirs), bound),
+        _at_most("the same step by step", _step_error(model, sequence, conditions, theirs), bound),
     ]
     tell(f"{greedy} frames decoded with guidance {GUIDANCE:g}")
     findings.append(_greedy(model, peer, conditions, tokens, greedy, 10 * max(error, 1e-6)))
@@ -143,12 +143,15 @@ def _null_error(model: MusicModel, peer: Peer, sequence: Tensor, conditions: Con
     return float((ours - peer.null(sequence, conditions)).abs().max())
 
 
-def _cache_error(model: MusicModel, sequence: Tensor, conditions: Conditions, theirs: Tensor) -> float:
-    context = model.lm.context(conditions)
-    cache = model.lm.transformer.new_cache(len(sequence), context.places + sequence.shape[2])
+def _step_error(model: MusicModel, sequence: Tensor, conditions: Conditions, theirs: Tensor) -> float:
+    """Of the decoding engine."""
+    from lightning_modules.generation.decoder import Decoder, Request
+
+    alone = branches(conditions, model.lm.config.conditions, 1.0)
+    request = Request(Decoder(model.lm), alone, len(sequence), sequence.shape[2])
     worst = 0.0
-    for step in range(sequence.shape[2]):
-        ours = model.lm(sequence[..., step : step + 1], context, cache)[:, :, 0]
+    for step, codes in enumerate(sequence.unbind(2)):
+        ours = request.logits(codes, request.prefix + step + 1)
         worst = max(worst, float((ours - theirs[:, :, step]).abs().max()))
     return worst
 

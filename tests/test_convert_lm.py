@@ -22,6 +22,7 @@ from lightning_modules.codec.folder import save_codec
 from lightning_modules.codec.stereo import StereoCodec
 from lightning_modules.conditioning.t5 import T5TextEncoder
 from lightning_modules.converting.run import convert
+from lightning_modules.generation.decoder import Decoder, Request
 from lightning_modules.generation.guidance import branches
 
 FRAMES = 11
@@ -32,17 +33,18 @@ def codes(lm, batch=2, seed=1, frames=FRAMES):
     return torch.randint(lm.config.entries, (batch, lm.config.codebooks, frames), generator=generator)
 
 
-def stepped(lm, sequence, context, first=0):
-    """The logits of the steps from ``first`` on, one by one over the cache; those before go in at once."""
-    cache = lm.transformer.new_cache(len(sequence), context.places + sequence.shape[-1])
+def stepped(lm, sequence, heard, first=0):
+    """The logits that the engine decodes from step ``first`` on, one by one; the steps before go in at once."""
+    request = Request(Decoder(lm), branches(heard, lm.config.conditions, 1.0), len(sequence), sequence.shape[-1])
     if first:
-        lm(sequence[..., :first], context, cache)
-    return torch.cat([lm(one, context, cache) for one in sequence[..., first:].split(1, -1)], 2)
+        request.take_in(sequence[..., :first])
+    columns = enumerate(sequence[..., first:].unbind(2), first + 1)
+    return torch.stack([request.logits(column, request.prefix + step) for step, column in columns], 2)
 
 
 @torch.no_grad()
 def assert_same_logits(model, theirs, prompts=PROMPTS, tolerance=1e-4, masked=None):
-    """Under teacher forcing all at once, and step by step over the cache; without prompts under no text."""
+    """Under teacher forcing all at once, and step by step; without prompts under no text."""
     without, prompts = prompts is None, prompts or PROMPTS[:1]
     classes = melodies(len(prompts))
     heard = model.conditioners(prompts, classes if model.conditioners.melody is not None else None)
@@ -53,22 +55,22 @@ def assert_same_logits(model, theirs, prompts=PROMPTS, tolerance=1e-4, masked=No
     assert wanted.std() > 0.5  # alive
     ours, _ = model.lm.teacher_forced(played, heard)
     torch.testing.assert_close(ours, wanted, atol=tolerance, rtol=0)
-    ours = stepped(model.lm, sequence, model.lm.context(heard))
+    ours = stepped(model.lm, sequence, heard)
     torch.testing.assert_close(ours, wanted, atol=tolerance, rtol=0)
 
 
 @torch.no_grad()
 def assert_same_logits_over_1500_steps(model, theirs, masked, stepwise):
-    """One text, padded as beside a longer one: in one pass, and as many of the last steps one by one over the cache."""
+    """One text, padded as beside a longer one: in one pass, and as many of the last steps one by one."""
     lm, classes, steps = model.lm, melodies(2), 1500
     heard = model.conditioners(PROMPTS, classes if model.conditioners.melody is not None else None)
-    with patch.object(lm, "config", dataclasses.replace(lm.config, mask_padded_text=masked)):
-        context = lm.context(heard.select(torch.tensor([1])))
+    heard = heard.select(torch.tensor([1]))
     sequence = lm.pattern.build(codes(lm, 1, frames=steps), trim=True)[..., :-1]
     wanted = logits(theirs, sequence, PROMPTS, classes[1:], masked=masked)
     assert wanted.shape == (1, lm.config.codebooks, steps, lm.config.entries)
     assert wanted.std() > 0.5
-    ours, last = lm(sequence, context), stepped(lm, sequence, context, steps - stepwise)
+    with patch.object(lm, "config", dataclasses.replace(lm.config, mask_padded_text=masked)):
+        ours, last = lm(sequence, lm.context(heard)), stepped(lm, sequence, heard, steps - stepwise)
     pairs = (ours, wanted), (last, wanted[:, :, -stepwise:]), (last, ours[:, :, -stepwise:])
     errors = [float((one - two).abs().max()) for one, two in pairs]
     print("largest difference {:.1e} in one pass, {:.1e} step by step, {:.1e} between the two".format(*errors))
@@ -87,8 +89,8 @@ def assert_same_greedy_codes(model, theirs, prompts, frames):
     assert len(wanted.unique()) > 8
     sequence, played = pattern.build(wanted), pattern.build(ours)
     both, neither = halves(theirs, sequence[..., :-1], prompts, classes)
-    context = model.lm.context(branches(heard, model.lm.config.conditions, 3.0).conditions)
-    error = (stepped(model.lm, sequence[..., :-1].repeat(2, 1, 1), context) - torch.cat([both, neither])).abs().max()
+    guided = branches(heard, model.lm.config.conditions, 3.0).conditions
+    error = (stepped(model.lm, sequence[..., :-1].repeat(2, 1, 1), guided) - torch.cat([both, neither])).abs().max()
     assert error < 1e-4
     best = (neither + 3 * (both - neither)).topk(2).values
     same = sequence == played

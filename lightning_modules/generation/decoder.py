@@ -4,16 +4,28 @@ Shape letters: R rows (branches x items), B items, S steps, P places of a prefix
 V entries, D width, H heads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_modules.generation.graphs import BUCKET
 from lightning_modules.generation.guidance import Branches
 from lightning_modules.generation.packed import Product, product, require_int8
 from lightning_modules.lm.model import LanguageModel
 from lightning_modules.lm.transformer import Block, Source, sinusoidal_positions
+
+if TYPE_CHECKING:
+    from lightning_modules.generation.fused import FusedSteps
+
+_ALIGNED = 16  # places
+# Not cuDNN's, which would plan anew for every width.
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class Decoder:
@@ -22,18 +34,29 @@ class Decoder:
     Args:
         lm: the model; its weights are copied where that makes steps faster, so what is learnt afterwards is not heard.
         int8: see ``packed.product``.
+        alone: the model is used for nothing else: on a CPU it lets go of the weights that are laid out anew here, one
+            after the other, so that they never lie there twice.
+        fused: whether steps of few rows go by the kernels of ``fused``; by default on a GPU for which there is Triton.
 
     Raises:
         InputError: int8 where there is none.
     """
 
-    def __init__(self, lm: LanguageModel, *, int8: bool = False) -> None:
+    def __init__(
+        self, lm: LanguageModel, *, int8: bool = False, alone: bool = False, fused: bool | None = None
+    ) -> None:
         if int8:
             require_int8(lm.heads.weight.device)
         self.lm = lm
-        self.layers = [_Layer.of(block, int8) for block in lm.transformer.blocks]  # type: ignore[arg-type]
+        there = lm.heads.weight.is_cuda and find_spec("triton") is not None
+        self.fused = there if fused is None else fused
+
+        def laid_out(linear: nn.Linear) -> Product:
+            return product(linear, int8=int8, alone=alone)
+
+        self.layers = [_Layer.of(block, laid_out) for block in lm.transformer.blocks]  # type: ignore[arg-type]
         self.norm = lm.transformer.norm
-        self.heads = product(lm.heads, int8=int8)
+        self.heads = laid_out(lm.heads)
 
 
 @dataclass(frozen=True)
@@ -49,16 +72,16 @@ class _Layer:
     ff_out: Product
 
     @staticmethod
-    def of(block: Block, int8: bool) -> "_Layer":
+    def of(block: Block, laid_out: Callable[[nn.Linear], Product]) -> "_Layer":
         own, cross = block.self_attention, block.cross_attention
         return _Layer(
             block,
-            product(own.qkv, int8=int8),
-            product(own.out, int8=int8),
-            product(cross.query, int8=int8) if cross is not None else None,
-            product(cross.out, int8=int8) if cross is not None else None,
-            product(block.ff_in, int8=int8),
-            product(block.ff_out, int8=int8),
+            laid_out(own.qkv),
+            laid_out(own.out),
+            laid_out(cross.query) if cross is not None else None,
+            laid_out(cross.out) if cross is not None else None,
+            laid_out(block.ff_in),
+            laid_out(block.ff_out),
         )
 
 
@@ -95,6 +118,8 @@ class Request:
         self.item, self.back = order % items, order.argsort()
         self.prefix = context.places
         self.places = self.prefix + steps
+        if not self.exact:  # PyTorch's kernels copy masks of other widths, in every layer and step
+            self.places = -(-self.places // _ALIGNED) * _ALIGNED
         # On a CPU keys and values are kept in float32: attention in bfloat16 takes 2 to 4 times as long there.
         self.kept = torch.float32 if device.type == "cpu" and weight.dtype == torch.bfloat16 else weight.dtype
         heads = lm.transformer.heads
@@ -106,8 +131,9 @@ class Request:
         self.place = torch.zeros(1, dtype=torch.int64, device=device)
         self.counts = torch.arange(self.places, device=device)
         self.hidden = self._hidden(context.prefix, order)
+        self.fused = self._fused()
         if context.prefix is not None:
-            self._start(context.prefix.states[order], context.causal_mask(0, self.prefix), order)
+            self._start(context.prefix.states[order], context.causal_mask(self.prefix), order)
 
     def logits(self, codes: Tensor, width: int) -> Tensor:
         """Decodes one step more.
@@ -122,11 +148,52 @@ class Request:
         lm = self.decoder.lm
         embedded = F.embedding(codes + lm.offsets[:, 0], lm.embedding.weight).sum(1)
         x = embedded.index_select(0, self.item) + self.positions.index_select(0, self.place)
-        x = self._layers(x, self.place, width, self._mask(width), causal=False)
+        if self.fused is not None:
+            logits = self.fused(x.float())
+        else:
+            x = self._layers(x, self.place, width, self._mask(width), causal=False)
+            logits = self.decoder.heads(_normed(self.decoder.norm, x)).float()
         self.place += 1
-        logits = self.decoder.heads(_normed(self.decoder.norm, x)).float().index_select(0, self.back)
+        logits = logits.index_select(0, self.back)
         return self.branches.mix(logits).unflatten(-1, (lm.config.codebooks, lm.config.entries))
 
+    @property
+    def bucket(self) -> int:
+        """Places of which steps can share a graph: all, where kernels read on the device how many there are."""
+        return self.places if self.fused is not None else BUCKET
+
+    def take_in(self, codes: Tensor) -> None:
+        """Decodes the first steps [B, K, S] at once, before any other: those that are given rather than drawn."""
+        lm, width = self.decoder.lm, self.prefix + codes.shape[2]
+        places = self.counts[self.prefix : width]
+        embedded = F.embedding(codes + lm.offsets, lm.embedding.weight).sum(1)
+        x = embedded.index_select(0, self.item) + self.positions[self.prefix : width]
+        mask = self._added(self.counts[:width] <= places[:, None])[None, None]
+        if self.hidden is not None:
+            mask = mask + self.hidden[..., :width]
+        self._layers(x.flatten(0, 1), places, width, mask, causal=False)
+        self.place += codes.shape[2]
+
+    def keep(self, items: Tensor) -> None:
+        """Lets go of all items but these ([b] int64), which count from 0 in this order from now on."""
+        number = torch.full_like(self.item, -1)  # no more items than rows
+        number[items] = torch.arange(len(items), device=items.device)
+        order = self.back.argsort()
+        branch = order // (len(order) // len(self.branches.weights))
+        rows = (number[self.item] >= 0).nonzero()[:, 0]
+        hearing = rows[rows < self.heard]
+        self.item, self.heard = number[self.item[rows]], len(hearing)
+        self.back = (branch[rows] * len(items) + self.item).argsort()
+        for layer, memory in enumerate(self.memory):  # one after the other, so that both lie there of one layer only
+            self.memory[layer] = memory.index_select(1, rows)
+        if self.cross is not None:
+            mask = self.cross.mask[hearing] if self.cross.mask is not None else None
+            heard = [memory.index_select(1, hearing) for memory in self.cross.memory]
+            self.cross = _Cross(heard, mask) if self.heard else None
+        self.hidden = self.hidden[rows] if self.hidden is not None else None
+        self.fused = self._fused()
+
+    @sdpa_kernel(_ATTENTION)
     def _layers(self, x: Tensor, place: Tensor, width: int, mask: Tensor | None, *, causal: bool) -> Tensor:
         """[R S, D] at S places -> [R S, D]; their keys and values are remembered."""
         for number, (layer, memory) in enumerate(zip(self.decoder.layers, self.memory, strict=True)):
@@ -147,6 +214,22 @@ class Request:
                 hearing += layer.cross_out(self._joined(mixed, x))
             x = x + layer.ff_out(F.gelu(layer.ff_in(_normed(block.norm_ff, x))))
         return x
+
+    def _fused(self) -> "FusedSteps | None":
+        """The step as few kernels, if it is one of few rows."""
+        if not self.decoder.fused:
+            return None
+        from lightning_modules.generation.fused import FusedSteps, Heard, fits
+
+        lm = self.decoder.lm
+        if not fits(len(self.item), lm.config.dim // lm.transformer.heads):
+            return None
+        own, cross = Heard(self.memory, self.hidden, self.place), None
+        if self.cross is not None:
+            count = torch.full_like(self.place, self.cross.memory[0].shape[3])
+            mask = self.cross.mask.contiguous() if self.cross.mask is not None else None
+            cross = Heard(self.cross.memory, mask, count)
+        return FusedSteps([layer.block for layer in self.decoder.layers], lm.transformer.norm, lm.heads, own, cross)
 
     def _heads(self, x: Tensor, parts: int, rows: int | None = None) -> Tensor:
         """[R S, parts D] -> [parts, R, H, S, D / H] in the type that attention is in."""
@@ -171,7 +254,10 @@ class Request:
             both = product(attention.key_value)(states.flatten(0, 1)).to(self.kept)
             both = both.view(len(rows), -1, 2, attention.heads, states.shape[2] // attention.heads)
             memory.append(both.permute(2, 0, 3, 1, 4).contiguous())
-        return _Cross(memory, None if bool(mask.all()) else self._added(mask))
+        if bool(mask.all()):
+            return _Cross(memory, None)
+        aligned = F.pad(mask, (0, -mask.shape[-1] % _ALIGNED))  # for the rows to begin where PyTorch's kernels want it
+        return _Cross(memory, self._added(aligned)[..., : mask.shape[-1]])
 
     def _added(self, shown: Tensor) -> Tensor:
         """Zero where attention looks, minus infinity elsewhere: of booleans this would be made in every layer."""

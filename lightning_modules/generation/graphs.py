@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-_BUCKET = 256  # places; one graph serves as many steps
+BUCKET = 256  # places; one graph serves as many steps
 
 
 class Replayed:
@@ -15,16 +15,17 @@ class Replayed:
     Args:
         step: does one step whose attention reads so many places.
         places: the most there are.
+        bucket: so many steps share a graph.
     """
 
-    def __init__(self, step: Callable[[int], object], places: int) -> None:
-        self.step, self.places = step, places
+    def __init__(self, step: Callable[[int], object], places: int, bucket: int = BUCKET) -> None:
+        self.step, self.places, self.bucket = step, places, bucket
         self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
         self.pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, width: int) -> None:
         """Does one step that has so many places to read."""
-        width = min(-(-width // _BUCKET) * _BUCKET, self.places)
+        width = min(-(-width // self.bucket) * self.bucket, self.places)
         if width not in self.graphs:
             self.graphs[width] = None
             self.step(width)  # the first as it is: libraries make themselves ready, which cannot be recorded

@@ -4,8 +4,8 @@ Shape letters: B items, C channels, N samples, K codebooks, T frames.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from math import ceil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,24 @@ from torch import Tensor
 
 from datamodules.audio_io import read_audio
 from datamodules.errors import InputError
-from datamodules.sample_order import derived_seed
+from datamodules.features.chroma import ChromaExtractor
 from lightning_modules.codec.contract import Codec
-from lightning_modules.conditioning.conditioners import Conditioners
+from lightning_modules.conditioning.conditioners import MELODY, TEXT, Conditioners
 from lightning_modules.conditioning.conditions import Condition, Conditions
+from lightning_modules.conditioning.melody import MelodyEncoder
 from lightning_modules.generation.decoder import Decoder
-from lightning_modules.generation.engine import generate_codes
-from lightning_modules.generation.guidance import Guidance, branches
+from lightning_modules.generation.engine import Progress, silent
+from lightning_modules.generation.guidance import Branches, Guidance, branches
+from lightning_modules.generation.long_form import Asked, Heard, draw_all, draw_streamed
 from lightning_modules.generation.packed import require_int8
+from lightning_modules.generation.requests import Audio, each, samples
 from lightning_modules.generation.sampling import Sampling
+from lightning_modules.generation.streaming import audio_chunks
+from lightning_modules.generation.windows import Window, window_and_stride, windows, wrapped
 from lightning_modules.lm.model import LanguageModel
 
-Melody = Tensor | str | Path | None
+Melody = Audio
+_WINDOW = 30.0  # seconds of the published models' training
 
 
 class MusicModel:
@@ -38,6 +44,7 @@ class MusicModel:
         checksum: sha256 of the language model's weights file.
         about: everything that its ``config.yaml`` says.
         int8: whether it generates in int8; ``lm`` itself stays as it is.
+        window: seconds that are drawn at once: those that the model was trained on, as far as can be told.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class MusicModel:
             require_int8(lm.heads.weight.device)
         self.lm, self.conditioners, self.codec = lm, conditioners, codec
         self.checksum, self.about, self.int8 = checksum, about, int8
+        self.window = _trained_on(about, conditioners.melody, codec)
         self._told = False
         self._decoder: tuple[list[tuple[int, int]], Decoder] | None = None
 
@@ -81,40 +89,33 @@ class MusicModel:
         if self.conditioners.text is None and not self._told and any(text.strip() for text in prompts):
             self._told = True
             warnings.warn("this model hears no texts; what the prompts say has no effect", stacklevel=3)
-        classes = None
-        if melody is not None:
-            one = isinstance(melody, Tensor | str | Path)
-            melodies: list[Any] = [melody] if one else list(melody)  # type: ignore[arg-type]
-            if len(melodies) not in (1, len(prompts)):
-                raise InputError(f"there are {len(melodies)} melodies; give one, or one for each prompt")
-            classes = self._classes(melodies).expand(len(prompts), -1)
-        return self.conditioners(prompts, classes)
+        melodies = each(melody, len(prompts), "melodies")
+        classes = self._classes(melodies, [0] * len(prompts)) if melody is not None else None
+        # One text at a time: a text encoder multiplies those of a batch together, which changes their last bits.
+        rows = [
+            self.conditioners([text], None if classes is None else classes[row : row + 1])
+            for row, text in enumerate(prompts)
+        ]
+        return reduce(Conditions.followed_by, rows)
 
-    def _classes(self, melodies: Sequence[Melody]) -> Tensor:
-        """Pitch classes [M, frames]."""
+    def _classes(self, melodies: Sequence[Melody], starts: Sequence[int]) -> Tensor:
+        """Pitch classes [B, frames] of melodies, from these samples on and then from their beginning again."""
         encoder = self.conditioners.melody
         if encoder is None:
             raise InputError("this model hears no melody; leave it out, or take a melody model")
-        rate = self.codec.sample_rate
-        heard: dict[str, Tensor] = {}  # a file that several prompts follow is separated once
+        heard: dict[tuple[object, int], Tensor] = {}  # what several prompts follow is separated once
         rows = []
-        for given in melodies:
-            if not isinstance(given, str | Path):
-                rows.append(encoder.classes([given], rate))
-                continue
-            if str(given) not in heard:
-                wav = read_audio(given, sample_rate=rate, channels=1)
-                try:
-                    heard[str(given)] = encoder.classes([wav], rate)
-                except InputError as error:
-                    raise InputError(f"{given}: {error}") from error
-            rows.append(heard[str(given)])
+        for given, start in zip(melodies, starts, strict=True):
+            key = str(given) if isinstance(given, str | Path) else id(given), start
+            if key not in heard:
+                heard[key] = _melody_classes(encoder, given, self.codec.sample_rate, start)
+            rows.append(heard[key])
         return torch.cat(rows)
 
-    def generate_codes(
+    def ask(
         self,
         prompts: Sequence[str],
-        duration: float = 10.0,
+        duration: float | Sequence[float] = 10.0,
         *,
         melody: Melody | Sequence[Melody] = None,
         negative: str | Sequence[str] = "",
@@ -123,15 +124,21 @@ class MusicModel:
         temperature: float = 1.0,
         top_p: float = 1.0,
         greedy: bool = False,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         ids: Sequence[str] | None = None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> list[Tensor]:
-        """Draws codes for each prompt.
+        continuation: Audio | Sequence[Audio] = None,
+        window: float | None = None,
+        stride: float | None = None,
+        progress: Progress = silent,
+    ) -> Asked:
+        """Reads and checks what ``generate``, ``generate_codes`` and ``stream`` are asked for; draws nothing.
+
+        A sample is the same alone and in any batch: samples are drawn side by side as far as that changes none of them
+        and memory suffices, and a batch that has to be split for memory is announced by a warning.
 
         Args:
             prompts: one text a sample.
-            duration: seconds of each sample.
+            duration: seconds, of all samples or of each.
             melody: for a melody model, as for ``conditions``.
             negative: what to guide away from, one text or one a prompt: it takes the place of the empty text.
             guidance: scale of classifier-free guidance, 1 means none; or one for each condition of the model,
@@ -140,54 +147,107 @@ class MusicModel:
             temperature: divides the logits.
             top_p: of these, only the likeliest that together have this probability.
             greedy: take the likeliest entry instead of drawing.
-            seed: of the whole call; a sample's own seed is a hash of it and the sample's id.
+            seed: of the whole call or of each prompt; a sample's own seed is a hash of it and the sample's id.
             ids: names of the samples, by default "0", "1", ...: a sample of one name, prompt and seed is the same in
                 any batch.
+            continuation: audio that samples begin with, of all or of each: a file, a waveform [C, N] at the codec's
+                rate, or None. ``duration`` counts it.
+            window: seconds that are drawn at once, by default what the model was trained on (``self.window``). Longer
+                samples are drawn in windows, each of which begins with the end of the one before; a melody goes on
+                from one to the next, and begins again where it ends.
+            stride: seconds by which windows move on, by default three fifths of them.
             progress: called after each step with (steps done, steps in all).
 
-        Returns:
-            One [K, T] int64 a prompt.
-
         Raises:
-            InputError: no prompts, a duration shorter than a frame, or an option out of range.
+            InputError: no prompts, an option out of range (``requests.samples``, ``windows.window_and_stride``), or
+                audio or a melody that cannot be read.
         """
         if isinstance(prompts, str):
             raise InputError(f"prompts are a list of texts: [{prompts!r}]")
         if not prompts:
             raise InputError("there is nothing to generate: no prompts were given")
-        if ids is not None and len(ids) != len(prompts):
-            raise InputError(f"there are {len(ids)} ids for {len(prompts)} prompts; give one each")
-        frames = ceil(duration * self.codec.frame_rate - 1e-6)
-        if frames < 1:
-            raise InputError(f"a duration of {duration} s is shorter than one frame ({1 / self.codec.frame_rate:g} s)")
         sampling = Sampling(top_k, temperature, greedy, top_p)
-        names = ids if ids is not None else [str(number) for number in range(len(prompts))]
-        seeds = [derived_seed(seed, name) for name in names]
-        versions = branches(
-            self.conditions(prompts, melody), self.lm.config.conditions, guidance, self._negative(negative)
-        )
-        groups = versions.groups() if self._padding_matters else [torch.arange(len(prompts))]
-        made = [torch.empty(0)] * len(prompts)
-        for number, items in enumerate(groups):
-            part = versions.select(items) if self._padding_matters else versions
-            told = _share(progress, number, len(groups))
-            codes = generate_codes(self.decoder, part, frames, [seeds[item] for item in items.tolist()], sampling, told)
-            for item, one in zip(items.tolist(), codes.clone(), strict=True):
-                made[item] = one
-        return made
+        asked = samples(self.codec, len(prompts), duration, seed, ids, continuation)
+        frames, moved = window_and_stride(self.codec.frame_rate, self.window if window is None else window, stride)
+        plans = [windows(one.frames, one.given.shape[1], frames, moved) for one in asked]
+        return Asked(asked, plans, self._heard(prompts, melody, negative, guidance), sampling, progress)
+
+    def generate_codes(
+        self, prompts: Sequence[str], duration: float | Sequence[float] = 10.0, **options: Any
+    ) -> list[Tensor]:
+        """Draws codes for each prompt; the options are those of ``ask``.
+
+        Returns:
+            One [K, T] int64 a prompt.
+
+        Raises:
+            InputError: as ``ask``; or a sample that memory does not suffice for.
+        """
+        return [codes.clone() for codes in draw_all(self.decoder, self.ask(prompts, duration, **options))]
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str], duration: float = 10.0, **options: Any) -> list[Tensor]:
-        """Like ``generate_codes``, decoded: one waveform [C, N] a prompt, exactly ``duration`` seconds long."""
-        codes = torch.stack(self.generate_codes(prompts, duration, **options))
-        samples = round(duration * self.codec.sample_rate)
-        return [wav[:, :samples].cpu() for part in codes.split(8) for wav in self.codec.decode(part)]
+    def generate(
+        self, prompts: Sequence[str], duration: float | Sequence[float] = 10.0, **options: Any
+    ) -> list[Tensor]:
+        """Like ``generate_codes``, decoded: one waveform [C, N] a prompt, exactly ``duration`` seconds long.
 
-    @property
-    def _padding_matters(self) -> bool:
-        """Whether an item's codes would depend on the lengths of its neighbours' texts: these share no batch then."""
-        config = self.lm.config
-        return "text" in config.prefix or ("text" in config.cross and not config.mask_padded_text)
+        What is continued is at its beginning, as the codec reconstructs it.
+        """
+        codes = self.generate_codes(prompts, duration, **options)
+        made = []
+        for one, seconds in zip(codes, each(duration, len(codes), "durations"), strict=True):
+            # Each by itself, for the sums of a batch are added up in another order.
+            made.append(self.codec.decode(one[None])[0, :, : round(seconds * self.codec.sample_rate)].cpu())
+        return made
+
+    def stream(
+        self, prompt: str, duration: float = 10.0, *, chunk: float = 1.0, ahead: float = 0.3, **options: Any
+    ) -> Iterator[Tensor]:
+        """Yields the audio of one sample while its codes are drawn.
+
+        The codes are those that ``generate_codes([prompt], ...)`` draws, and the chunks in a row are what it decodes to
+        but for rounding, exactly ``duration`` seconds long. The first comes when ``chunk`` and ``ahead`` seconds are
+        drawn (with pattern ``coarse_first`` only when all of codebook 1 is).
+
+        Args:
+            prompt: the text.
+            duration: seconds.
+            chunk: seconds of each chunk but the last.
+            ahead: seconds that are drawn beyond a chunk before it is decoded; the codec hears them.
+            options: those of ``generate_codes``.
+
+        Yields:
+            [C, n] on the CPU.
+
+        Raises:
+            InputError: as ``generate_codes``, at once; or a chunk or look-ahead that is too short.
+        """
+        if not isinstance(prompt, str):
+            raise InputError("a stream is of one prompt; give one text")
+        asked = self.ask([prompt], duration, **options)
+        one, drawn = asked.samples[0], draw_streamed(self.decoder, asked)
+        return audio_chunks(self.codec, drawn, one.frames, one.length, chunk, ahead)
+
+    def _heard(
+        self,
+        prompts: Sequence[str],
+        melody: Melody | Sequence[Melody],
+        negative: str | Sequence[str],
+        guidance: Guidance,
+    ) -> Heard:
+        """What every window hears: texts stay, melodies go on."""
+        conditions, unlike = self.conditions(prompts, melody), self._negative(negative)
+        melodies = each(melody, len(prompts), "melodies")
+
+        def branches_of(windows: Sequence[Window | None]) -> Branches:
+            starts = [window.start * self.codec.hop if window is not None else 0 for window in windows]
+            given = conditions
+            if self.conditioners.melody is not None and melody is not None and any(starts):
+                drawn = [one if window is not None else None for one, window in zip(melodies, windows, strict=True)]
+                given = given.replace(MELODY, self.conditioners.melody(self._classes(drawn, starts)))
+            return branches(given, self.lm.config.conditions, guidance, unlike)
+
+        return branches_of
 
     @torch.no_grad()
     def _negative(self, negative: str | Sequence[str]) -> Condition | None:
@@ -197,9 +257,32 @@ class MusicModel:
             return None
         if self.conditioners.text is None:
             raise InputError("a negative prompt stands in place of the text, and this model hears none")
-        return self.conditioners.text(texts)
+        rows = [Conditions({TEXT: self.conditioners.text([text])}) for text in texts]
+        return reduce(Conditions.followed_by, rows)[TEXT]
 
 
-def _share(progress: Callable[[int, int], None], number: int, groups: int) -> Callable[[int, int], None]:
-    """``progress`` of one of several groups that are decoded one after the other."""
-    return lambda done, total: progress(number * total + done, groups * total)
+def _trained_on(about: Mapping[str, Any], melody: MelodyEncoder | None, codec: Codec) -> float:
+    """Seconds of a training crop: ``window`` in config.yaml, else what a melody's frames cover, else the paper's 30."""
+    if "window" in about:
+        if not isinstance(about["window"], int | float) or not about["window"] > 0:
+            raise InputError(f"config.yaml: window is {about['window']!r}; it is the seconds of a training crop")
+        return float(about["window"])
+    if melody is None:
+        return _WINDOW
+    covered = melody.config.frames * ChromaExtractor(codec.sample_rate).hop / codec.sample_rate
+    return float(int(covered)) or covered  # its last frame was only begun: 235 frames, 30.08 s, are of 30 s
+
+
+def _melody_classes(encoder: MelodyEncoder, given: Melody, sample_rate: int, start: int) -> Tensor:
+    """Pitch classes [1, frames] of one melody from a sample on."""
+    named = isinstance(given, str | Path)
+    wav = read_audio(given, sample_rate=sample_rate, channels=1) if named else given  # type: ignore[arg-type]
+    if start and wav is not None:
+        assert isinstance(wav, Tensor)
+        wav = wrapped(wav, start, encoder.config.frames * ChromaExtractor(sample_rate).hop)
+    try:
+        return encoder.classes([wav], sample_rate)  # type: ignore[list-item]
+    except InputError as error:
+        if not named:
+            raise
+        raise InputError(f"{given}: {error}") from error

@@ -21,7 +21,7 @@ from datamodules.errors import InputError
 Product = Callable[[Tensor], Tensor]  # [N, I] -> [N, O]
 
 
-def product(linear: nn.Linear, *, int8: bool = False) -> Product:
+def product(linear: nn.Linear, *, int8: bool = False, alone: bool = False) -> Product:
     """The product with a layer's weights [O, I], without autograd; the layer has no bias.
 
     Weights in float32 and bfloat16 are packed on a CPU that oneDNN has instructions for; those on a GPU, and of other
@@ -30,13 +30,15 @@ def product(linear: nn.Linear, *, int8: bool = False) -> Product:
     Args:
         linear: the layer; its weights are copied where they are packed.
         int8: weights as int8 with a scale for each output, inputs as int8 with one for each row, on a CPU.
+        alone: the layer lets go of weights that were packed, and multiplies no more by itself.
     """
     weight = linear.weight.detach()
-    if int8:
-        return _Int8(weight)
-    if weight.device.type == "cpu" and _packs(weight.dtype):
-        return _Packed(weight)
-    return lambda x: F.linear(x, weight)
+    if not int8 and not (weight.device.type == "cpu" and _packs(weight.dtype)):
+        return lambda x: F.linear(x, weight)
+    packed: Product = _Int8(weight) if int8 else _Packed(weight)
+    if alone:
+        linear.weight.data = weight.new_empty(0)
+    return packed
 
 
 def require_int8(device: torch.device) -> None:

@@ -13,7 +13,7 @@ from datamodules.errors import InputError
 from lightning_modules.conditioning.conditioners import require_conditions
 from lightning_modules.conditioning.conditions import Conditions
 from lightning_modules.lm.patterns import build_pattern
-from lightning_modules.lm.transformer import Context, KeyValueCache, Source, Transformer, truncated_normal_
+from lightning_modules.lm.transformer import Context, Source, Transformer, truncated_normal_
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ class LanguageModel(nn.Module):
             nn.init.zeros_(projection.bias)
         self.transformer.initialise()
 
-    def forward(self, sequence: Tensor, context: Context, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, sequence: Tensor, context: Context) -> Tensor:
         """Sequence [B, K, S] -> logits [B, K, S, V] of the step *after* each."""
         x = self.embedding(sequence + self.offsets).sum(1)
-        x = self.transformer(x, context, cache)
+        x = self.transformer(x, context)
         logits: Tensor = self.heads(x).unflatten(-1, (self.config.codebooks, self.config.entries))
         return logits.transpose(1, 2)
 

@@ -18,22 +18,6 @@ from torch.utils.checkpoint import checkpoint
 _MAX_PERIOD = 10000
 
 
-class KeyValueCache:
-    """Keys and values of the steps decoded so far, in buffers that never move.
-
-    Attributes:
-        self_attention: per layer, keys and values [2, B, H, S_max, D/H].
-        cross_attention: per layer, keys and values [2, B, H, L, D/H] of the conditions, computed once; None without.
-        length: steps held.
-    """
-
-    def __init__(self, layers: int, batch: int, heads: int, steps: int, head_dim: int, like: Tensor) -> None:
-        shape = (2, batch, heads, steps, head_dim)
-        self.self_attention = [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in range(layers)]
-        self.cross_attention: list[Tensor | None] = [None] * layers
-        self.length = 0
-
-
 @dataclass(frozen=True)
 class Source:
     """Conditions at the model's width.
@@ -75,11 +59,11 @@ class Context:
 
     @property
     def places(self) -> int:
-        """Steps that the prefix takes in a cache."""
+        """Places that the prefix takes before the sequence."""
         return self.prefix.mask.shape[1] if self.prefix is not None else 0
 
-    def causal_mask(self, start: int, steps: int) -> Tensor | None:
-        """Where each of ``steps`` steps after ``start`` may look, [B, 1, steps, start + steps].
+    def causal_mask(self, steps: int) -> Tensor | None:
+        """Where each of ``steps`` places, the prefix's included, may look, [B, 1, steps, steps].
 
         None where causality is all there is to say. A step always sees itself, be it hidden from others: the softmax
         over nothing would be NaN.
@@ -87,10 +71,9 @@ class Context:
         if self.prefix is None or not self.prefix.hidden:
             return None
         mask = self.prefix.mask
-        total = start + steps
-        shown = F.pad(mask, (0, max(0, total - mask.shape[1])), value=True)[:, :total]
-        place = torch.arange(total, device=mask.device)
-        query = place[start:, None]
+        shown = F.pad(mask, (0, steps - mask.shape[1]), value=True)
+        place = torch.arange(steps, device=mask.device)
+        query = place[:, None]
         return ((place < query) & shown[:, None, None]) | (place == query)
 
 
@@ -103,20 +86,11 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
-        """[B, S, D] -> [B, S, D]; with a cache, x follows the steps that it holds. The mask is ``causal_mask``'s."""
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, S, D] -> [B, S, D]. The mask is ``causal_mask``'s."""
         batch, steps, dim = x.shape
         query, keys, values = self.qkv(x).view(batch, steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        causal = steps > 1
-        if cache is not None:
-            stop = cache.length + steps
-            buffer = cache.self_attention[layer]
-            buffer[0, :, :, cache.length : stop] = keys
-            buffer[1, :, :, cache.length : stop] = values
-            keys, values = buffer[0, :, :, :stop], buffer[1, :, :, :stop]
-            assert not causal or cache.length == 0, "a prompt goes in first and whole, then one step at a time"
-        causal = causal and mask is None
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=causal)
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=mask is None)
         return self.out(mixed.transpose(1, 2).reshape(batch, steps, dim))
 
 
@@ -130,17 +104,13 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, cross: Source, cache: KeyValueCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, cross: Source) -> Tensor:
         """[B, S, D] and conditions -> [B, S, D]."""
         batch, steps, dim = x.shape
         query = self.query(x).view(batch, steps, self.heads, -1).transpose(1, 2)
-        stored = cache.cross_attention[layer] if cache is not None else None
-        if stored is None:
-            stored = self.key_value(cross.states).view(batch, -1, 2, self.heads, dim // self.heads)
-            stored = stored.permute(2, 0, 3, 1, 4)
-            if cache is not None:
-                cache.cross_attention[layer] = stored
-        mixed = F.scaled_dot_product_attention(query, stored[0], stored[1], attn_mask=cross.attention_mask)
+        both = self.key_value(cross.states).view(batch, -1, 2, self.heads, dim // self.heads)
+        keys, values = both.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=cross.attention_mask)
         return self.out(mixed.transpose(1, 2).reshape(batch, steps, dim))
 
 
@@ -157,14 +127,12 @@ class Block(nn.Module):
         self.ff_in = nn.Linear(dim, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, dim, bias=False)
 
-    def forward(
-        self, x: Tensor, context: Context, mask: Tensor | None, cache: KeyValueCache | None, layer: int
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: Context, mask: Tensor | None) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
-        x = x + self.self_attention(self.norm_self(x), mask, cache, layer)
+        x = x + self.self_attention(self.norm_self(x), mask)
         if self.cross_attention is not None and self.norm_cross is not None:
             assert context.cross is not None, "a model with cross-attention needs conditions; the null condition is one"
-            x = x + self.cross_attention(self.norm_cross(x), context.cross, cache, layer)
+            x = x + self.cross_attention(self.norm_cross(x), context.cross)
         return x + self.ff_out(F.gelu(self.ff_in(self.norm_ff(x))))
 
 
@@ -190,45 +158,33 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList([Block(dim, heads, hidden, cross_attention=cross_attention) for _ in range(layers)])
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, context: Context, cache: KeyValueCache | None = None) -> Tensor:
-        """[B, S, D] -> [B, S, D], normalised; with a cache, x continues it and the cache grows by S steps.
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[B, S, D] -> [B, S, D], normalised.
 
-        The context's prefix goes in before the first steps, takes the first positions, and comes out nowhere.
+        The context's prefix goes in before the steps, takes the first positions, and comes out nowhere.
         """
-        start = cache.length if cache is not None else 0
-        places = 0
-        if context.prefix is not None and start == 0:
+        if context.prefix is not None:
             x = torch.cat([context.prefix.states, x], dim=1)
-            places = context.places
         steps = x.shape[1]
-        x = x + sinusoidal_positions(start, steps, self.dim, x)
-        mask = context.causal_mask(start, steps)
+        x = x + sinusoidal_positions(0, steps, self.dim, x)
+        mask = context.causal_mask(steps)
         for first in range(0, len(self.blocks), self.recompute or len(self.blocks)):
-            x = self._part(x, context, mask, cache, first)
-        if cache is not None:
-            cache.length += steps
-        return self.norm(x)[:, places:]
+            x = self._part(x, context, mask, first)
+        return self.norm(x)[:, context.places :]
 
-    def _part(
-        self, x: Tensor, context: Context, mask: Tensor | None, cache: KeyValueCache | None, first: int
-    ) -> Tensor:
+    def _part(self, x: Tensor, context: Context, mask: Tensor | None, first: int) -> Tensor:
         """The blocks from ``first`` on, as many as are recomputed together; all, where none are."""
         blocks = self.blocks[first : first + (self.recompute or len(self.blocks))]
 
         def run(x: Tensor) -> Tensor:
-            for layer, block in enumerate(blocks, start=first):
-                x = block(x, context, mask, cache, layer)
+            for block in blocks:
+                x = block(x, context, mask)
             return x
 
         if self.recompute and torch.is_grad_enabled():
             made: Tensor = checkpoint(run, x, use_reentrant=False)
             return made
         return run(x)
-
-    def new_cache(self, batch: int, steps: int) -> KeyValueCache:
-        """An empty cache for ``batch`` rows and at most ``steps`` steps, in the weights' type and place."""
-        like = self.norm.weight
-        return KeyValueCache(len(self.blocks), batch, self.heads, steps, self.dim // self.heads, like)
 
     @torch.no_grad()
     def initialise(self) -> None:
