@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,33 @@ _ID = re.compile(r"[\w][\w .-]*")
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to generate: caption, seconds, seed and perhaps a melody, under a name that becomes the file's."""
+    """What to generate, under a name that becomes the file's.
+
+    Attributes:
+        id: the name.
+        caption: the text.
+        duration: seconds.
+        seed: of the clip, with its name.
+        melody: audio file whose melody it follows.
+        continuation: audio file that it begins with.
+    """
 
     id: str
     caption: str
     duration: float
     seed: int
     melody: Path | None = None
+    continuation: Path | None = None
+
+    @property
+    def sounds(self) -> tuple[Path | None, Path | None]:
+        """Melody and continuation."""
+        return self.melody, self.continuation
 
 
-def read_prompts(path: str | Path, duration: float, seed: int, melody: str | None = None) -> list[Prompt]:
+def read_prompts(
+    path: str | Path, duration: float, seed: int, melody: str | None = None, continuation: str | None = None
+) -> list[Prompt]:
     """Reads a prompt file; empty lines are passed over.
 
     Args:
@@ -30,9 +48,10 @@ def read_prompts(path: str | Path, duration: float, seed: int, melody: str | Non
         duration: seconds where a line does not say, or is a manifest's.
         seed: seed where a line does not say.
         melody: file of the melody where a line does not say; "" is no melody in any.
+        continuation: file that is continued where a line does not say; "" is none in any.
 
     Raises:
-        InputError: no such file, nothing in it, a line that is wrong, or a melody that is not there.
+        InputError: no such file, nothing in it, a line that is wrong, or a file that it names is not there.
     """
     file = Path(path)
     if not file.is_file():
@@ -49,27 +68,30 @@ def read_prompts(path: str | Path, duration: float, seed: int, melody: str | Non
         fields: dict[str, Any] = {"caption": line.strip()}
         if file.suffix == ".jsonl":
             fields = _json(line, f"{path}, line {number}")
-        prompt = _prompt(fields, f"{len(prompts):04d}", duration, seed, f"{path}, line {number}")
-        prompts.append(replace(prompt, melody=_melody(fields, file.parent, melody, f"{path}, line {number}")))
+        where = f"{path}, line {number}"
+        prompt = _prompt(fields, f"{len(prompts):04d}", duration, seed, where)
+        followed = _sound(fields, "melody", file.parent, melody, where)
+        continued = _sound(fields, "continuation", file.parent, continuation, where)
+        prompts.append(replace(prompt, melody=followed, continuation=continued))
     if not prompts:
         raise InputError(f"{path}: there are no prompts in it; write one a line")
     names = [prompt.id for prompt in prompts]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         raise InputError(f"{path}: two prompts have the id {twice!r}; ids must differ")
     return prompts
 
 
-def _melody(fields: dict[str, Any], folder: Path, default: str | None, where: str) -> Path | None:
-    """The melody that a line names, relative to the prompt file, or the default."""
+def _sound(fields: dict[str, Any], kind: str, folder: Path, default: str | None, where: str) -> Path | None:
+    """The audio file that a line names, relative to the prompt file, or the default."""
     if default == "":
         return None
-    named = fields.get("melody")
+    named = fields.get(kind)
     if named is not None and not isinstance(named, str):
-        raise InputError(f"{where}: melody must be the path of an audio file")
+        raise InputError(f"{where}: {kind} must be the path of an audio file")
     file = folder / named if named else Path(default) if default else None
     if file is not None and not file.is_file():
-        raise InputError(f"{where}: there is no melody {file}")
+        raise InputError(f"{where}: there is no {kind} {file}")
     return file
 
 
@@ -95,5 +117,5 @@ def _prompt(fields: dict[str, Any], default_id: str, duration: float, seed: int,
             f"{where}: the id {prompt.id!r} becomes a file name: letters, digits, space, '.', '_', '-' only"
         )
     if not 0 < prompt.duration < 3600:
-        raise InputError(f"{where}: a duration of {prompt.duration} s cannot be generated")
+        raise InputError(f"{where}: a duration of {prompt.duration} s cannot be generated; give less than an hour")
     return prompt

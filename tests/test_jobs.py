@@ -8,7 +8,9 @@ import tiny
 
 from datamodules.errors import InputError
 from datamodules.manifest import read_manifest
-from experiments.jobs import Options, batches, generate_clips
+from experiments.jobs import Options, generate_clips
+from experiments.jobs.job import batches
+from experiments.jobs.requests import make_requests
 from experiments.prompts import Prompt
 
 PROMPTS = [
@@ -54,12 +56,9 @@ def test_clips_do_not_depend_on_the_batch(tmp_path, model):
             assert wav == pytest.approx(results[0][name], abs=1.5 * step)
 
 
-def test_prompts_of_one_length_and_seed_go_together():
-    for size in (1, 2, 5):
-        groups = batches(PROMPTS, size)
-        assert sorted(p.id for group in groups for p in group) == ["a", "b", "c", "d"]
-        assert all(len(group) <= size and len({(p.duration, p.seed) for p in group}) == 1 for group in groups)
-    assert len(batches(PROMPTS, 5)) == 3
+def test_batches_begin_with_the_longest(model):
+    requests = make_requests(model, PROMPTS, Options())
+    assert [[request.prompt.id for request in batch] for batch in batches(requests, 3)] == [["b", "d", "c"], ["a"]]
 
 
 def test_a_clip_shorter_than_a_frame_is_refused_before_any_work(tmp_path, model):

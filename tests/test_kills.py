@@ -75,7 +75,7 @@ def test_nothing_is_lost_to_a_kill(tmp_path, capsys):
     from experiments.benchmarks.kills import kill_table
 
     rows = kill_table(tmp_path / "kills", 1, 0)
-    assert [row["what"] for row in rows] == ["ingest", "tokens", "training"]
+    assert [row["what"] for row in rows] == ["ingest", "tokens", "training", "generation"]
     assert all((row["lost"], row["half_written"], row["identical"]) == (0, 0, True) for row in rows)
     assert all(row["done_before"] > 0 for row in rows)
-    assert capsys.readouterr().out.endswith("3 kills, 3 exact\n")
+    assert capsys.readouterr().out.endswith("4 kills, 4 exact\n")

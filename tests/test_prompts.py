@@ -56,6 +56,17 @@ def test_melodies_of_lines_and_of_all(tmp_path):
         read(tmp_path, line(melody=3), "p.jsonl")
 
 
+def test_continuations_are_files_of_lines_like_melodies(tmp_path):
+    for name in ("one.wav", "two.wav"):
+        (tmp_path / name).touch()
+    lines = "\n".join([line(continuation="one.wav"), line(melody="one.wav")])
+    given = [prompt.sounds for prompt in read(tmp_path, lines, "p.jsonl", continuation=str(tmp_path / "two.wav"))]
+    assert given == [(None, tmp_path / "one.wav"), (tmp_path / "one.wav", tmp_path / "two.wav")]
+    assert read(tmp_path, lines, "p.jsonl", melody="", continuation="")[0].sounds == (None, None)
+    with pytest.raises(InputError, match="line 1: there is no continuation"):
+        read(tmp_path, line(continuation="three.wav"), "p.jsonl")
+
+
 def line(**fields):
     return json.dumps({"caption": "a", **fields})
 

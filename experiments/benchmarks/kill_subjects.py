@@ -1,4 +1,4 @@
-"""The three commands that are killed: what they work on, what they have finished, and what must not happen to it."""
+"""The four commands that are killed: what they work on, what they have finished, and what must not happen to it."""
 
 import json
 import re
@@ -20,14 +20,19 @@ from datamodules.manifest import Track, write_manifest
 from datamodules.sample_order import derived_seed
 from experiments.benchmarks.sample_log import log_faults, logged_steps
 from experiments.cli import CHECKPOINTS, LAST, MODEL
+from lightning_modules.checkpoints import save_model
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.encodec import EnCodec
 from lightning_modules.codec.folder import save_codec
+from lightning_modules.conditioning.conditioners import Conditioners, build_text_encoder
+from lightning_modules.conditioning.text import BYTES, TextEncoderConfig
+from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
 from lightning_modules.model_folders import CONFIG, WEIGHTS
 
 _FILES, _FILE_SECONDS = 60, 20.0  # of ingest
 _TRACKS, _TRACK_SECONDS, _RATE = 48, 300.0, 800  # of the token store: three tracks make a shard
 _STEPS, _CHECKPOINT_STEPS = 40, 5
+_CLIPS, _CLIP_SECONDS = 120, 4.0
 
 
 class Subject(ABC):
@@ -238,6 +243,61 @@ class Training(Subject):
         return [str(name) for name in names if _differ(out / name, whole / name)]
 
 
+class Generation(Subject):
+    """``mgl generate`` with a model of random weights, four clips at once."""
+
+    what, unit, total = "generation", "clips", _CLIPS
+
+    def prepare(self) -> None:
+        """Writes prompts, codec and model."""
+        self.folder.mkdir(parents=True)
+        lines = [json.dumps({"id": f"{number:03d}", "caption": f"noise {number}"}) for number in range(_CLIPS)]
+        (self.folder / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        codec = random_codec(self.seed)
+        save_codec(self.folder / "codec", codec)
+        text = TextEncoderConfig(BYTES, dim=16, layers=1, heads=2)
+        config = LanguageModelConfig(dim=32, layers=2, heads=2, codebooks=codec.codebooks, entries=codec.entries)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            conditioners = Conditioners(build_text_encoder(text), None)
+            model = LanguageModel(config, conditioners.dims)
+        save_model(self.folder / "model", model, text, conditioners, self.folder / "codec")
+
+    def command(self, out: Path) -> list[str]:
+        """The same whether it begins or goes on."""
+        model, prompts = str(self.folder / "model"), str(self.folder / "prompts.jsonl")
+        return [
+            "generate", "--model", model, "--prompts", prompts, "--out", str(out), "--duration", str(_CLIP_SECONDS),
+            "--batch_size", "4", "--device", "cpu",
+        ]  # fmt: skip
+
+    def done(self, out: Path) -> dict[str, Any]:
+        """Clips in the journal or the manifest, and when their files were written."""
+        lines = [line for name in ("clips.0.jsonl", MANIFEST) for line in _bytes(out / name).split(b"\n")]
+        noted = [json.loads(line) for line in lines if line and _parses(line)]
+        names = {fields.get("name") or fields["path"] for fields in noted}
+        return {name: (out / name).stat().st_mtime_ns if (out / name).exists() else None for name in sorted(names)}
+
+    def lost(self, before: dict[str, Any], out: Path, said: str | None) -> list[str]:
+        """Clips that are gone or were made anew."""
+        now = self.done(out)
+        lost = [f"{name}: gone or made anew" for name, when in before.items() if now.get(name) != when]
+        if said is not None and before and f"({len(before)} were finished before)" not in said:
+            lost.append(f"{len(before)} clips were finished, and the command says otherwise")
+        return lost
+
+    def half_written(self, out: Path, whole: Path) -> list[str]:
+        """Every clip that is there is that of the undisturbed run, and so is the manifest."""
+        files = [path for path in out.iterdir() if path.suffix != ".partial"] if out.exists() else []
+        passing = {"system.json", "clips.0.jsonl", "clips.jsonl"}
+        return [path.name for path in files if path.name not in passing and _differ(path, whole / path.name)]
+
+    def differing(self, out: Path, whole: Path) -> list[str]:
+        """Clips and manifest, byte for byte; ``system.json`` holds times."""
+        names = sorted({path.name for path in [*out.iterdir(), *whole.iterdir()]} - {"system.json"})
+        return [name for name in names if _differ(out / name, whole / name)]
+
+
 @torch.no_grad()
 def random_codec(seed: int) -> EnCodec:
     """A codec of 25 frames a second whose codebooks are residuals of its own latents, so that all are used."""
@@ -260,6 +320,10 @@ def _noise(seed: int, number: int, seconds: float, rate: int) -> "np.ndarray[Any
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="ascii") if path.exists() else ""
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def _differ(one: Path, other: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The kill table: ``kill -9`` at random moments, and what is left of ingest, token writing and training.
+"""The kill table: ``kill -9`` at random moments, and what is left of ingest, token writing, training and generation.
 
 Each command is run as a user would, in a process group of its own, of which every process is killed at once. The same
 command then goes on in the same folder, until it has been killed often enough; at its end it must have made what an
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from datamodules.errors import InputError
 from datamodules.sample_order import uniform
-from experiments.benchmarks.kill_subjects import Ingest, Subject, Tokens, Training
+from experiments.benchmarks.kill_subjects import Generation, Ingest, Subject, Tokens, Training
 
 # A kill comes at most so many undisturbed runs' work after the one before, divided by the number of kills.
 _SPREAD = 1.6
@@ -33,7 +33,7 @@ _STUCK = 600.0  # seconds after which a run is given up
 
 
 def kill_table(folder: Path, kills: int, seed: int, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """Kills the three commands, prints the table and says how many kills left no trace.
+    """Kills the four commands, prints the table and says how many kills left no trace.
 
     Args:
         folder: for what they read and write, some 100 MB; new or empty.
@@ -74,7 +74,8 @@ def kill_rows(
         raise InputError(f"{folder}: is not empty; name a folder that is new")
     folder = folder.resolve()
     tokens = Tokens(folder / "tokens", seed)
-    for subject in (Ingest(folder / "ingest", seed), tokens, Training(folder / "training", seed, tokens.folder)):
+    training, generation = Training(folder / "training", seed, tokens.folder), Generation(folder / "generation", seed)
+    for subject in (Ingest(folder / "ingest", seed), tokens, training, generation):
         for row in _Series(subject, seed, kills, say).rows():
             yield subject, row
 
