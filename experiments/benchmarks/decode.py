@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from datamodules.hub import quiet_transformers
+from experiments.benchmarks.decode_memory import memory_rows
 from experiments.benchmarks.measuring import Row
 from lightning_modules.conditioning.conditions import Condition, Conditions
 from lightning_modules.converting.lm_huggingface import PROJECTIONS
@@ -25,7 +26,7 @@ from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
 
 SMALL = LanguageModelConfig()
 _TINY = LanguageModelConfig(dim=64, layers=2, heads=2, entries=64)
-_TEXT_DIM, _TOKENS, _WORDS, _GUIDANCE = 768, 16, 100, 3.0
+TEXT_DIM, TOKENS, WORDS, GUIDANCE = 768, 16, 100, 3.0
 _WANTED = {
     ("float32", 1): "ratio >= 1.6",
     ("bfloat16", 1): "ratio >= 1.8",
@@ -47,7 +48,7 @@ def decode_rows(quick: bool = False, full: bool = False, say: Callable[[str], ob
     config = _TINY if quick else SMALL
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        lm = LanguageModel(config, {"text": _TEXT_DIM}).eval()
+        lm = LanguageModel(config, {"text": TEXT_DIM}).eval()
     peer = peer_of(lm)
     rows: list[Row] = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -62,7 +63,9 @@ def decode_rows(quick: bool = False, full: bool = False, say: Callable[[str], ob
             say(f"decode: {steps} steps, batch {batch}, {' and '.join(decoders)}")
             measured = Turns(peer, decoders, batch, steps).run()
             rows += measured.rows()
-    return rows
+    steps = 12 if quick else 1503 if full else 150
+    say(f"decode: memory of {steps} steps")
+    return rows + memory_rows(config, TEXT_DIM, steps)
 
 
 def peer_of(lm: LanguageModel) -> Any:
@@ -89,7 +92,7 @@ def peer_of(lm: LanguageModel) -> Any:
             dropout=0.0,
             **special,
         )
-        text = T5Config(vocab_size=_WORDS, d_model=_TEXT_DIM, d_ff=64, num_layers=1, num_heads=2)
+        text = T5Config(vocab_size=WORDS, d_model=TEXT_DIM, d_ff=64, num_layers=1, num_heads=2)
         rate = config.codebooks * (config.entries.bit_length() - 1) * 50 / 1000
         codec = EncodecConfig(
             sampling_rate=32000,
@@ -144,11 +147,11 @@ class Turns:
 
     def __init__(self, peer: Any, decoders: Mapping[str, Decoder], batch: int, steps: int) -> None:
         self.peer, self.decoders, self.batch, self.steps = peer, decoders, batch, steps
-        self.tokens = torch.randint(1, _WORDS, (batch, _TOKENS), generator=torch.Generator().manual_seed(0))
+        self.tokens = torch.randint(1, WORDS, (batch, TOKENS), generator=torch.Generator().manual_seed(0))
         mask = torch.ones_like(self.tokens, dtype=torch.bool)
         with torch.inference_mode():
             text = Condition(peer.text_encoder(self.tokens).last_hidden_state, mask)
-            given = branches(Conditions({"text": text}), ["text"], _GUIDANCE)
+            given = branches(Conditions({"text": text}), ["text"], GUIDANCE)
             self.sides = {
                 name: Side(Drawing(decoder, given, steps - decoder.lm.config.codebooks + 1, range(batch), Sampling()))
                 for name, decoder in decoders.items()
@@ -168,7 +171,7 @@ class Turns:
                 self.peer.generate(
                     input_ids=self.tokens,
                     attention_mask=torch.ones_like(self.tokens),
-                    guidance_scale=_GUIDANCE,
+                    guidance_scale=GUIDANCE,
                     do_sample=True,
                     top_k=250,
                     max_new_tokens=self.steps,
@@ -184,7 +187,7 @@ class Turns:
             self.seconds.append(peer_seconds)
             codes = kwargs["decoder_input_ids"][:, -1].view(2 * self.batch, -1)[: self.batch]
             theirs = output.logits[:, -1].float().view(2, self.batch, codes.shape[1], -1)
-            guided = theirs[1] + _GUIDANCE * (theirs[0] - theirs[1])
+            guided = theirs[1] + GUIDANCE * (theirs[0] - theirs[1])
             self.squares.append(float(guided.var()))
             for name, side in self.sides.items():
                 self._step(self.decoders[name], side, codes, guided)

@@ -7,7 +7,13 @@ if TYPE_CHECKING:
 
 
 def perplexity(
-    model: str, tokens: str, split: str = "valid", seconds: float = 10.0, out: str = "", device: str = "auto"
+    model: str,
+    tokens: str,
+    split: str = "valid",
+    seconds: float = 10.0,
+    out: str = "",
+    precision: str = "fp32",
+    device: str = "auto",
 ) -> None:
     """Scores a model on the tokens of a split, per codebook, beside the unigram distribution of the training tokens.
 
@@ -18,27 +24,42 @@ def perplexity(
         tokens: a token store written with the model's codec.
         split: the split to score.
         seconds: length of the windows that the tracks are cut into.
-        out: JSON file for the figures; by default held_out.json in the model folder.
+        out: JSON file for the figures; by default held_out.json in the model folder, or held_out-PRECISION.json.
+        precision: of the language model: "fp32", "bf16", or "int8" on a CPU, one step after the other as it generates.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
     """
     import json
     from pathlib import Path
 
+    import torch
+
+    from datamodules.errors import InputError
     from datamodules.tokens.store import TokenStore
     from experiments.console import pick_device, progress
     from lightning_modules.checkpoints import load_model
     from lightning_modules.lm.held_out import held_out
 
+    precisions = {"fp32": (torch.float32, None), "bf16": (torch.bfloat16, None), "int8": (torch.float32, "int8")}
+    if precision not in precisions:
+        raise InputError(f"there is no precision {precision!r}; choose from {', '.join(precisions)}")
     store = TokenStore(tokens)
-    loaded = load_model(model, pick_device(device))
+    dtype, quantize = precisions[precision]
+    loaded = load_model(model, pick_device(device), dtype, quantize)
     with progress() as bar:
         task = bar.add_task("perplexity", total=None)
         scores = held_out(
             loaded, store, split, seconds, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
     rows = [_row(k, scores) for k in range(store.codebooks)]
-    record = {"split": split, "n": len(scores.counts), "window_seconds": seconds, "cross_entropy": rows}
-    path = Path(out or Path(model) / "held_out.json")
+    record = {
+        "split": split,
+        "precision": precision,
+        "n": len(scores.counts),
+        "window_seconds": seconds,
+        "cross_entropy": rows,
+    }
+    name = "held_out.json" if precision == "fp32" else f"held_out-{precision}.json"
+    path = Path(out or Path(model) / name)
     path.write_text(json.dumps(record, indent=1), encoding="utf-8")
     print(f"cross-entropy in nats on {len(scores.counts)} tracks of {split!r}, 95 % intervals over tracks ({path})")
     for row in rows:

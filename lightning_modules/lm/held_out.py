@@ -13,6 +13,9 @@ from torch import Tensor
 from datamodules.errors import InputError
 from datamodules.tokens import Collate, token_window
 from datamodules.tokens.store import TokenStore, TokenTrack
+from lightning_modules.conditioning.conditions import Conditions
+from lightning_modules.generation.engine import forced_logits
+from lightning_modules.generation.guidance import branches
 from lightning_modules.generation.model import MusicModel
 from lightning_modules.lm.losses import cross_entropy_sums
 
@@ -48,6 +51,8 @@ def held_out(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> HeldOut:
     """Scores every window of every track of a split, text given, windows side by side and the last one short.
+
+    A model that generates in int8 is scored as it generates: one step after the other.
 
     Both columns are summed over the same codes: those that the pattern's trimmed sequence predicts.
 
@@ -86,9 +91,24 @@ def _score(
     collate = Collate(frames, store.header.chroma_frames(frames))
     batch = collate([token_window(store, track, start, frames) for track, start in windows])
     conditions = model.conditioners(batch.captions, batch.chroma)
-    logits, targets = model.lm.teacher_forced(batch.codes.to(device), conditions, batch.lengths.to(device))
+    forced = _step_by_step if model.int8 else _at_once
+    logits, targets = forced(model, batch.codes.to(device), conditions, batch.lengths.to(device))
     sums, counts = cross_entropy_sums(logits, targets, model.lm.config.entries)
     present = targets != model.lm.config.entries
     books = torch.arange(store.codebooks, device=device)[:, None]
     unigram = -log_probabilities[books, targets.masked_fill(~present, 0)]
     return sums, unigram.masked_fill(~present, 0).sum(2), counts
+
+
+def _at_once(model: MusicModel, codes: Tensor, conditions: Conditions, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B, K, S, V] and targets [B, K, S] of codes [B, K, T]."""
+    return model.lm.teacher_forced(codes, conditions, lengths)
+
+
+def _step_by_step(model: MusicModel, codes: Tensor, conditions: Conditions, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of the decoding engine, by frames [B, K, T] instead of steps."""
+    special = model.lm.config.entries
+    past = torch.arange(codes.shape[-1], device=codes.device) >= lengths[:, None]
+    codes = codes.masked_fill(past[:, None], special)
+    logits, mask = forced_logits(model.decoder, branches(conditions, model.lm.config.conditions, 1.0), codes)
+    return logits, codes.masked_fill(~mask, special)

@@ -21,8 +21,14 @@ def cross_entropy_sums(logits: Tensor, targets: Tensor, special: int) -> tuple[T
     Returns:
         sums [B, K] float32 and counts [B, K] int64.
     """
-    losses = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=special, reduction="none")
-    return losses.view_as(targets).sum(2), (targets != special).sum(2)
+    # One codebook after the other: in float32, and as gradients, the logits of a single one are there at a time.
+    sums = [
+        F.cross_entropy(each.flatten(0, 1).float(), wanted.flatten(), ignore_index=special, reduction="none")
+        .view_as(wanted)
+        .sum(1)
+        for each, wanted in zip(logits.unbind(1), targets.unbind(1), strict=True)
+    ]
+    return torch.stack(sums, 1), (targets != special).sum(2)
 
 
 def codebook_means(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
