@@ -55,6 +55,38 @@ COMMANDS = {
         "how well a judge hears and reads music whose facts are known",
     ),
     "judge-card": ("experiments.commands.judge_card", "judge_card", "what the embedded judge is worth, in tables"),
+    "evaluate-prompts": (
+        "experiments.commands.evaluate_prompts",
+        "evaluate_prompts",
+        "whether clips are what their prompts ask for",
+    ),
+    "model-card": ("experiments.commands.model_card", "model_card", "what a text-to-music model is worth, in tables"),
+    "sampling-search": (
+        "experiments.commands.sampling_search",
+        "sampling_search",
+        "a model's clips at several guidances and temperatures",
+    ),
+    "untrained-model": (
+        "experiments.commands.model_measurements",
+        "untrained_model",
+        "a model folder with random weights",
+    ),
+    "lend-ids": (
+        "experiments.commands.model_measurements",
+        "lend_ids",
+        "clips in the place of references that they have nothing to do with",
+    ),
+    "bigram": ("experiments.commands.model_measurements", "bigram", "cross-entropy of counted pairs of codes"),
+    "memorisation": (
+        "experiments.commands.model_measurements",
+        "memorisation",
+        "whether a model continues training music as it went on",
+    ),
+    "generation-time": (
+        "experiments.commands.model_measurements",
+        "generation_time",
+        "how long a model takes for a clip",
+    ),
     "degrade": ("experiments.commands.degrade", "degrade", "real music made worse, to see if an evaluation notices"),
     "score-run": ("experiments.commands.score_run", "score_run", "samples and scores of a run's checkpoints"),
     "compare": ("experiments.commands.compare", "compare", "results of several systems as one page"),

@@ -1,11 +1,16 @@
 """Which stages a pipeline has. In their commands OUT stands for the pipeline's folder."""
 
+import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from datamodules.errors import InputError
+from evaluation.judges.loading import resolve_judge
 from experiments.degrading import Degradation
+from experiments.models.subject import Subject, read_subject
 from experiments.pipeline import Stage
 from lightning_modules.codec.folder import codec_checksum
+from lightning_modules.generation.guidance import Guidance
 
 DEMO_SIZES = ("nano", "mini")
 _CLIP_SECONDS = 6
@@ -15,6 +20,17 @@ _CARD_BASELINES = ("opus@6", "vorbis")
 JUDGED_SETS = ("scores", "recordings")
 _JUDGED_PIECES, _JUDGED_SEED = 4000, 1  # the judge learns from the training split of the same renditions
 _JUDGED_SECONDS, _JUDGED_TRACKS = 10, 96
+# Clips on a model's card: the key in stages' names, and what they are.
+MODEL_SETS = {
+    "text": "from captions",
+    "melody": "from captions and melodies",
+    "untrained": "from captions, untrained model",
+    "coded": "references through the codec",
+    "strangers": "real clips of other prompts",
+    "references": "references",
+}
+# The language model learns from the training split of the same renditions.
+_MODEL_SEED, _MODEL_SECONDS = 0, 10
 
 
 def demo_stages(pieces: int, seed: int) -> list[Stage]:
@@ -123,6 +139,149 @@ def _behaviour_stages(title: str, judge: str) -> Iterator[Stage]:
             f"{folder}.json",
             (f"degrade {title} {how.name}",),
         )
+
+
+def model_card_stages(
+    model: str, judge: str, pieces: int, guidance: Guidance = 3.0, temperature: float = 1.0
+) -> list[Stage]:
+    """A text-to-music model: its clips beside an untrained one's and its codec's, and what it has learnt by heart.
+
+    Args:
+        model: a model folder, or "embedded".
+        judge: "embedded", or a judge's folder.
+        pieces: of the corpus; a tenth of them are held out, and give a clip each.
+        guidance: for sampling.
+        temperature: for sampling.
+
+    Raises:
+        InputError: no such model or judge.
+    """
+    subject = read_subject(model)
+    # Other weights under the same name are another result.
+    place, codec = subject.checksum[:12], subject.codec_checksum[:12]
+    coded, tokens = f"coded-{codec}", f"tokens-{codec}{subject.stems and '-' + subject.stems}"
+    stages = [
+        _model_corpus(pieces),
+        _references("references", "test", pieces // 10),
+        _references("others", "valid", pieces // 10),
+        Stage(
+            "strangers clips",
+            "lend-ids --clips OUT/others --references OUT/references --out OUT/strangers",
+            "strangers/manifest.jsonl",
+            ("references", "others"),
+        ),
+        *_codec_stages(subject, coded, tokens),
+        Stage(
+            "untrained",
+            f"untrained-model --model {shlex.quote(model)} --out OUT/{place}/untrained",
+            f"{place}/untrained/config.yaml",
+        ),
+    ]
+    folders = {"references": "references", "coded": coded, "strangers": "strangers"}
+    sampling = _sampling(guidance, temperature)
+    needs: tuple[str, ...]
+    for name in ("text", "melody", "untrained") if subject.melody else ("text", "untrained"):
+        by, needs = model, ("references",)
+        if name == "untrained":
+            by, needs = f"OUT/{place}/untrained", ("references", "untrained")
+        folders[name] = f"{place}/{name}-clips"
+        heard = "" if name == "melody" else " --melody ''"
+        stages.append(_clips(f"{name} clips", by, "references", folders[name], sampling + heard, needs))
+    results = f"{place}/{resolve_judge(judge).checksum[:12]}"
+    for name in (name for name in MODEL_SETS if name in folders):
+        needs = ("references",) if name == "references" else ("references", f"{name} clips")
+        stages += _listening(name, folders[name], "references", judge, f"{results}/{name}", needs)
+    return [*stages, *_token_stages(subject, place, tokens, sampling)]
+
+
+def sampling_search_stages(
+    model: str, judge: str, pieces: int, clips: int, guidances: Sequence[float], temperatures: Sequence[float]
+) -> list[Stage]:
+    """One model's clips at several guidances and temperatures, from captions of the validation split.
+
+    Args:
+        model: a model folder, or "embedded".
+        judge: "embedded", or a judge's folder.
+        pieces: of the corpus.
+        clips: at each setting, at most.
+        guidances: to try.
+        temperatures: to try with each.
+
+    Raises:
+        InputError: no such model or judge, or nothing to try.
+    """
+    if not guidances or not temperatures:
+        raise InputError("there is nothing to try; give --guidances and --temperatures, as in '[1, 3]'")
+    place, ear = read_subject(model).checksum[:12], resolve_judge(judge).checksum[:12]
+    stages = [_model_corpus(pieces), _references("valid", "valid", min(clips, pieces // 10))]
+    for guidance in dict.fromkeys(guidances):
+        for temperature in dict.fromkeys(temperatures):
+            name = setting_name(guidance, temperature)
+            folder = f"{place}/{name.replace(', ', '-').replace(' ', '-')}"
+            sampling = f"{_sampling(guidance, temperature)} --melody ''"
+            stages.append(_clips(f"{name} clips", model, "valid", folder, sampling, ("valid",)))
+            stages += _listening(name, folder, "valid", judge, f"{folder}-{ear}", ("valid", f"{name} clips"))
+    return stages
+
+
+def setting_name(guidance: float, temperature: float) -> str:
+    """What stages call a setting of the search."""
+    return f"guidance {guidance:g}, temperature {temperature:g}"
+
+
+def _model_corpus(pieces: int) -> Stage:
+    return Stage("corpus", f"corpus --out OUT/corpus --pieces {pieces} --seed {_MODEL_SEED}", "corpus/manifest.jsonl")
+
+
+def _references(name: str, split: str, clips: int) -> Stage:
+    """Each clip is its own melody, which generating from captions passes over."""
+    command = f"eval-set --kind melody --manifest OUT/corpus --split {split} --seconds {_MODEL_SECONDS} --clips {clips}"
+    return Stage(name, f"{command} --out OUT/{name}", f"{name}/set.json", ("corpus",))
+
+
+def _codec_stages(subject: Subject, coded: str, tokens: str) -> Iterator[Stage]:
+    """What a model's codec leaves of the references, and the corpus as its codes."""
+    codec = shlex.quote(subject.codec)
+    command = f"degrade --manifest OUT/references --kind codec --level {subject.codebooks} --codec {codec}"
+    yield Stage("coded clips", f"{command} --out OUT/{coded}", f"{coded}/manifest.jsonl", ("references",))
+    stems = f" --stems {subject.stems}" if subject.stems else ""
+    command = f"tokens --manifest OUT/corpus --codec {codec}{stems} --out OUT/{tokens}"
+    yield Stage("tokens", command, f"{tokens}/index.json", ("corpus",))
+
+
+def _sampling(guidance: Guidance, temperature: float) -> str:
+    return f"--guidance {shlex.quote(json.dumps(guidance))} --temperature {temperature:g}"
+
+
+def _clips(name: str, model: str, prompts: str, folder: str, sampling: str, needs: tuple[str, ...]) -> Stage:
+    command = (
+        f"generate --model {shlex.quote(model)} --prompts OUT/{prompts}/manifest.jsonl --duration {_MODEL_SECONDS} "
+        f"--batch_size 48 --out OUT/{folder} {sampling}"
+    )
+    return Stage(name, command, f"{folder}/manifest.jsonl", needs)
+
+
+def _listening(
+    name: str, folder: str, references: str, judge: str, result: str, needs: tuple[str, ...]
+) -> Iterator[Stage]:
+    """What the metrics say of clips, and whether they follow their prompts; of the references only the latter."""
+    on = f"--generated OUT/{folder} --judge {shlex.quote(judge)}"
+    if folder != references:
+        command = f"evaluate {on} --reference OUT/{references} --out OUT/{result}.json"
+        yield Stage(f"evaluate {name}", command, f"{result}.json", needs)
+    command = f"evaluate-prompts {on} --prompts OUT/{references} --out OUT/{result}-prompts.json"
+    yield Stage(f"prompts {name}", command, f"{result}-prompts.json", needs)
+
+
+def _token_stages(subject: Subject, place: str, tokens: str, sampling: str) -> Iterator[Stage]:
+    """What a model makes of held-out codes and of training ones, and how long it takes."""
+    on = f"--model {shlex.quote(subject.name)} --tokens OUT/{tokens}"
+    for name in ("perplexity", "bigram", "memorisation"):
+        command = f"{name} {on} --split test --out OUT/{place}/{name}.json"
+        yield Stage(name, command, f"{place}/{name}.json", ("tokens",))
+    guidance = sampling.partition(" --temperature")[0]
+    command = f"generation-time --model {shlex.quote(subject.name)} --duration {_MODEL_SECONDS} {guidance}"
+    yield Stage("time", f"{command} --out OUT/{place}/time.json", f"{place}/time.json")
 
 
 def _size_stages(size: str, seed: int) -> list[Stage]:
