@@ -308,7 +308,7 @@ def test_the_same_from_checkpoints(things, tmp_path, capsys):
     # Nor one that has died.
     (tmp_path / "r" / "model" / "training.json").unlink()
     for path in (tmp_path / "r").rglob("*"):
-        os.utime(path, (0, 0) if "samples" not in path.parts else None)
+        os.utime(path, (0, 0) if made not in path.parents else None)
     capsys.readouterr()
     assert end("score-run", "r", "--watch", "true", "--device", "cpu") == 2
     assert "has the run died?" in capsys.readouterr().err
