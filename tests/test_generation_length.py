@@ -14,6 +14,7 @@ from lightning_modules.generation import batches, engine
 from lightning_modules.generation.decoder import Decoder, Request
 from lightning_modules.generation.engine import draw_codes
 from lightning_modules.generation.guidance import Branches, branches
+from lightning_modules.generation.model import MusicModel
 from lightning_modules.generation.sampling import Sampling, noise
 from lightning_modules.lm.patterns import PATTERNS
 
@@ -69,6 +70,22 @@ def test_audio_is_the_same_alone_bit_for_bit(model):
         (alone,) = model.generate([TEXTS[place]], DURATIONS[place], ids=[name], seed=SEEDS[place])
         assert alone.shape == (1, round(DURATIONS[place] * tiny.RATE))
         assert torch.equal(alone, together[place])
+
+
+def test_a_gpu_decodes_and_reads_several_at_once(model, monkeypatch):
+    """On a CPU in its place: the same but for rounding, in the order of the prompts."""
+    options = {"ids": list("abcde"), "seed": SEEDS}
+    lengths = [0.2, 0.05, 0.2, 0.2, 0.05]
+    wanted, conditions = model.generate(TEXTS, lengths, **options), model.conditions(TEXTS)
+    monkeypatch.setattr(MusicModel, "_at_once", 2)
+    decoded, decode = [], model.codec.decode
+    monkeypatch.setattr(model.codec, "decode", lambda codes: decoded.append(codes.shape) or decode(codes))
+    made, together = model.generate(TEXTS, lengths, **options), model.conditions(TEXTS)
+    assert sorted((shape[0], shape[2]) for shape in decoded) == [(1, 20), (2, 5), (2, 20)]
+    for one, other in zip(made, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together["text"].embeddings, conditions["text"].embeddings, atol=1e-5, rtol=1e-5)
+    assert torch.equal(together["text"].mask, conditions["text"].mask)
 
 
 def test_each_prompt_may_have_a_seed_of_its_own(model):

@@ -32,6 +32,7 @@ from lightning_modules.lm.model import LanguageModel
 
 Melody = Audio
 _WINDOW = 30.0  # seconds of the published models' training
+_AT_ONCE = 16  # clips of 30 s take some GB in the codec
 
 
 class MusicModel:
@@ -91,12 +92,20 @@ class MusicModel:
             warnings.warn("this model hears no texts; what the prompts say has no effect", stacklevel=3)
         melodies = each(melody, len(prompts), "melodies")
         classes = self._classes(melodies, [0] * len(prompts)) if melody is not None else None
-        # One text at a time: a text encoder multiplies those of a batch together, which changes their last bits.
-        rows = [
-            self.conditioners([text], None if classes is None else classes[row : row + 1])
-            for row, text in enumerate(prompts)
-        ]
+        rows = []
+        for first in range(0, len(prompts), self._at_once):
+            some = slice(first, first + self._at_once)
+            rows.append(self.conditioners(prompts[some], None if classes is None else classes[some]))
         return reduce(Conditions.followed_by, rows)
+
+    @property
+    def _at_once(self) -> int:
+        """Texts and clips that encoder and codec are given at a time.
+
+        On a CPU one, for the sums of a batch are added up in another order, which would change their last bits. On a
+        GPU those are not promised, and one at a time takes longer than the language model.
+        """
+        return 1 if self.lm.embedding.weight.device.type == "cpu" else _AT_ONCE
 
     def _classes(self, melodies: Sequence[Melody], starts: Sequence[int]) -> Tensor:
         """Pitch classes [B, frames] of melodies, from these samples on and then from their beginning again."""
@@ -194,10 +203,17 @@ class MusicModel:
         What is continued is at its beginning, as the codec reconstructs it.
         """
         codes = self.generate_codes(prompts, duration, **options)
-        made = []
-        for one, seconds in zip(codes, each(duration, len(codes), "durations"), strict=True):
-            # Each by itself, for the sums of a batch are added up in another order.
-            made.append(self.codec.decode(one[None])[0, :, : round(seconds * self.codec.sample_rate)].cpu())
+        lengths = [round(seconds * self.codec.sample_rate) for seconds in each(duration, len(codes), "durations")]
+        alike: dict[int, list[int]] = {}
+        for number, one in enumerate(codes):
+            alike.setdefault(one.shape[1], []).append(number)
+        made = [torch.empty(0)] * len(codes)
+        for numbers in alike.values():
+            for first in range(0, len(numbers), self._at_once):
+                some = numbers[first : first + self._at_once]
+                decoded = self.codec.decode(torch.stack([codes[number] for number in some])).cpu()
+                for number, wav in zip(some, decoded, strict=True):
+                    made[number] = wav[:, : lengths[number]]
         return made
 
     def stream(
