@@ -208,6 +208,40 @@ def test_a_share_of_the_clips_passes_through_the_codec_and_the_judge_is_told_whi
         JudgeTraining(coded=0.5)
 
 
+def test_clips_that_are_mixed_have_the_labels_of_both():
+    module = JudgeTraining(
+        crop_rate=16_000, families=["bass", "flute"], collections=["A"], channels=[8], dim=8, mixed=0.5
+    )
+    batch, before = (synthetic_batch(64, torch.Generator().manual_seed(0)) for _ in range(2))
+    targets, known = module._targets(batch)
+    own, asked = targets.clone(), known.clone()
+    mixed = module._mix(batch, targets, known)
+    assert 20 < int(mixed.sum()) < 44
+    for row in range(64):
+        other = (row - 1) % 64
+        if not mixed[row]:
+            assert torch.equal(batch.audio[row], before.audio[row])
+            assert torch.equal(targets[row], own[row])
+            assert torch.equal(known[row], asked[row])
+            continue
+        added = batch.audio[row] - before.audio[row]
+        gain = float((added * before.audio[other]).sum() / before.audio[other].square().sum())
+        assert 0.5 <= gain <= 1
+        torch.testing.assert_close(added, gain * before.audio[other], atol=1e-4, rtol=1e-4)
+        for place, label in enumerate(module.judge.labels):
+            told = label.startswith(("family", "drums", "instrument"))
+            assert bool(known[row, place]) == (told and bool(asked[row, place] & asked[other, place]))
+            if told:
+                assert bool(targets[row, place]) == bool(own[row, place] or own[other, place])
+    # Nobody describes a mixture: captions are compared among the other clips.
+    heard = module._listen(module._wave(batch), batch)
+    _, cosines = module._contrastive(heard, batch, ~mixed)
+    assert len(cosines) == int((~mixed).sum())
+    assert torch.isfinite(module._contrastive(heard, batch, ~mixed)[0])
+    everyone = JudgeTraining(crop_rate=16_000, families=["bass", "flute"], channels=[8], dim=8, mixed=1.0)
+    assert int((~everyone._mix(batch, *everyone._targets(batch))).sum()) == 1
+
+
 def test_a_codec_pass_is_encoding_and_decoding():
     codec = load_codec("embedded")
     wav = 0.1 * torch.randn(2, 1, 5000, generator=torch.Generator().manual_seed(0))

@@ -23,6 +23,8 @@ from evaluation.judges.labels import COLLECTIONS, FAMILIES, INSTRUMENTS, build_l
 from evaluation.judges.views import WEAR, worn_views
 from evaluation.retrieval import retrieval_recall
 
+_ADDED = ("family", "drums", "instrument")  # labels that clips have together
+_QUIETER_DB = 6.0  # by how much at most who plays along is quieter
 _CLEAN = 0.8  # cosine of a clip that is not worn with its own caption; half of it where it is worn most
 
 
@@ -55,7 +57,9 @@ class JudgeTraining(LightningModule):
         coder: passes waveforms [B, 1, N] at the crops' rate through a codec and back
             (``lightning_modules.codec.passing.CodecPass``); None for a judge that never hears one.
         coded: share of training samples that pass through it.
-        seed: of the views, and of which samples are coded.
+        mixed: share of training samples in which another of the batch plays along, so that who plays is learnt and not
+            which piece it is: instruments are those of both, tempo and collection are not asked, and no caption fits.
+        seed: of the views, and of which samples are coded and mixed.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class JudgeTraining(LightningModule):
         views: float = 0.0,
         coder: nn.Module | None = None,
         coded: float = 0.0,
+        mixed: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -99,7 +104,7 @@ class JudgeTraining(LightningModule):
         self.contrastive_weight, self.wear_weight, self.fade_weight = contrastive_weight, wear_weight, fade_weight
         if coded and coder is None:
             raise InputError(f"coded={coded} of the samples pass through a codec: name it in coder")
-        self.views, self.coded, self.seed = views, coded, seed
+        self.views, self.coded, self.mixed, self.seed = views, coded, mixed, seed
         self._coder = [coder] if coder is not None else []  # frozen, so no submodule
         self.resample = Resample(crop_rate, sample_rate) if crop_rate != sample_rate else nn.Identity()
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
@@ -115,6 +120,8 @@ class JudgeTraining(LightningModule):
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
+        targets, known = self._targets(batch)
+        mixed = self._mix(batch, targets, known)
         coded = self._code(batch)
         wav_BN, wear_BE = worn_views(
             self._wave(batch),
@@ -124,9 +131,8 @@ class JudgeTraining(LightningModule):
             seed=self.seed,
         )
         heard = self._listen(wav_BN, batch)
-        contrastive, cosines = self._contrastive(heard, batch)
-        fade = (cosines - _CLEAN * (1 - 0.5 * wear_BE.sum(1).clamp(max=1))).square().mean()
-        targets, known = self._targets(batch)
+        contrastive, cosines = self._contrastive(heard, batch, ~mixed)
+        fade = (cosines - _CLEAN * (1 - 0.5 * wear_BE[~mixed].sum(1).clamp(max=1))).square().mean()
         labels = _label_loss(heard, targets, known)
         wear_BE = torch.cat([wear_BE, coded[:, None].to(wear_BE)], dim=1)
         wear = (self.to_wear(heard.clips()) - wear_BE).square().mean()
@@ -180,6 +186,25 @@ class JudgeTraining(LightningModule):
         self.judge.save(folder, half)
 
     # ---- parts of the loss ----------------------------------------------------------------------------------------
+    def _mix(self, batch: AudioBatch, targets: Tensor, known: Tensor) -> Tensor:
+        """Adds its neighbour in the batch to a share of the clips, and to what is asked of them, in place; [B], which.
+
+        One clip at least stays alone.
+        """
+        numbers = batch.numbers.tolist()
+        drawn = [uniform(self.seed, number, "mixed") < self.mixed for number in numbers]
+        drawn[-1] = drawn[-1] and not all(drawn)
+        decibels = [-_QUIETER_DB * uniform(self.seed, number, "mixed level") for number in numbers]
+        mixed = torch.tensor(drawn, device=self.device)
+        gains = mixed * 10 ** (torch.tensor(decibels, device=self.device) / 20)
+        batch.audio.add_(batch.audio.roll(1, 0) * gains[:, None, None])
+        batch.lengths.copy_(torch.where(mixed, batch.lengths.maximum(batch.lengths.roll(1, 0)), batch.lengths))
+        both = [label.partition(":")[0] in _ADDED for label in self.judge.labels]
+        asked = known & known.roll(1, 0) & torch.tensor(both, device=self.device)
+        targets.copy_(torch.where(mixed[:, None], targets.maximum(targets.roll(1, 0)), targets))
+        known.copy_(torch.where(mixed[:, None], asked, known))
+        return mixed
+
     def _code(self, batch: AudioBatch) -> Tensor:
         """Passes a share of the clips through the codec, in place; [B], which."""
         drawn = [uniform(self.seed, number, "coded") < self.coded for number in batch.numbers.tolist()]
@@ -201,16 +226,17 @@ class JudgeTraining(LightningModule):
         heard: AudioEmbeddings = self.judge(wav_BN[:, None], lengths, hop_samples=self.judge.config.window_samples)
         return heard
 
-    def _contrastive(self, heard: AudioEmbeddings, batch: AudioBatch) -> tuple[Tensor, Tensor]:
-        """InfoNCE, and the cosine of each clip with its own caption [B]."""
-        captions = batch.captions
-        audio_BD, text_BD = nn.functional.normalize(heard.clips(), dim=-1), self.judge.read(captions)
+    def _contrastive(self, heard: AudioEmbeddings, batch: AudioBatch, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """InfoNCE of the chosen clips, and the cosine of each of them with its own caption."""
+        rows = chosen.nonzero()[:, 0].tolist()
+        captions, tracks = [batch.captions[row] for row in rows], [batch.tracks[row] for row in rows]
+        audio_BD, text_BD = nn.functional.normalize(heard.clips()[chosen], dim=-1), self.judge.read(captions)
         cosines = audio_BD @ text_BD.T
         scores = self.log_scale.exp().clamp(max=100) * cosines
         # two crops of one track, or two tracks described alike, are no counterexamples of each other
         same = [
-            [a == b or s == t for b, t in zip(captions, batch.tracks, strict=True)]
-            for a, s in zip(captions, batch.tracks, strict=True)
+            [a == b or s == t for b, t in zip(captions, tracks, strict=True)]
+            for a, s in zip(captions, tracks, strict=True)
         ]
         positive = torch.tensor(same, device=scores.device).float()
         wanted = positive / positive.sum(-1, keepdim=True)
