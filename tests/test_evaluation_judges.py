@@ -177,6 +177,18 @@ def test_training_learns_and_exports(tmp_path):
     assert load_judge(tmp_path / "judge").checksum == module.judge.checksum
 
 
+def test_training_may_begin_with_a_judge(tmp_path):
+    shape = {"families": ["bass", "flute"], "collections": [], "channels": [8], "dim": 8}
+    first = JudgeTraining(**shape)
+    first.export(tmp_path / "judge")
+    second = JudgeTraining(**shape, start_from=str(tmp_path / "judge"))
+    for one, other in zip(first.judge.state_dict().values(), second.judge.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert all(parameter.requires_grad for parameter in second.judge.parameters())
+    with pytest.raises(InputError, match="shape that are to be trained"):
+        JudgeTraining(**(shape | {"dim": 16}), start_from=str(tmp_path / "judge"))
+
+
 class Halving(torch.nn.Module):
     """Stands for a codec, and remembers what passed."""
 

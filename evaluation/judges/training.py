@@ -20,6 +20,7 @@ from datamodules.sample_order import uniform
 from evaluation.judges.contract import AudioEmbeddings
 from evaluation.judges.embedded import EmbeddedJudge, JudgeConfig
 from evaluation.judges.labels import COLLECTIONS, FAMILIES, INSTRUMENTS, build_labels, label_targets
+from evaluation.judges.loading import resolve_judge
 from evaluation.judges.views import WEAR, worn_views
 from evaluation.retrieval import retrieval_recall
 
@@ -39,6 +40,7 @@ class JudgeTraining(LightningModule):
 
     Args:
         crop_rate: sample rate of the batches' audio, in Hz.
+        start_from: a judge to begin with, a folder or "embedded", of the same labels and shape; else random weights.
         families: instrument families that the facts may name.
         collections: collections that the facts may name.
         players: instruments that the facts may name.
@@ -65,6 +67,7 @@ class JudgeTraining(LightningModule):
     def __init__(
         self,
         crop_rate: int = 32_000,
+        start_from: str = "",
         families: Sequence[str] = FAMILIES,
         collections: Sequence[str] = COLLECTIONS,
         players: Sequence[str] = INSTRUMENTS,
@@ -98,6 +101,8 @@ class JudgeTraining(LightningModule):
                 dim=dim,
             )
         )
+        if start_from:
+            self._start(start_from)
         self.to_wear = nn.Linear(dim, len(WEAR) + 1)  # and whether it went through a codec
         self.crop_rate = crop_rate
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
@@ -112,6 +117,17 @@ class JudgeTraining(LightningModule):
         self.family_f1 = MultilabelF1Score(num_labels=self.drums_at, average="micro")
         self.drums_accuracy = BinaryAccuracy()
         self._heard: list[tuple[Tensor, list[str]]] = []
+
+    def _start(self, start_from: str) -> None:
+        """Takes a judge's weights.
+
+        Raises:
+            InputError: it is none, or of another shape.
+        """
+        judge = resolve_judge(start_from)
+        if not isinstance(judge, EmbeddedJudge) or judge.config != self.judge.config:
+            raise InputError(f"start_from {start_from}: is no judge of the labels and the shape that are to be trained")
+        self.judge.load_state_dict(judge.state_dict())
 
     def on_fit_start(self) -> None:
         """Brings the codec, which no strategy moves, to the device."""
