@@ -63,6 +63,12 @@ train-medium: $(stamp) ## Train the 1.5B language model, same variables
 train-large: $(stamp) ## Train the 3.3B language model, same variables
 	$(call train,large)
 
+.PHONY: finetune
+finetune: $(stamp) ## Train a model further on your music, whole or with adapters: MODEL= DATA= LORA=16 CLUSTER= NODES= SEED= RUN= DRY=1 ARGS=
+	$(mgl) finetune --model '$(MODEL)' --data '$(DATA)' $(if $(LORA),--lora '$(LORA)') $(if $(CLUSTER),--cluster '$(CLUSTER)') \
+		$(if $(NODES),--nodes $(NODES)) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run '$(RUN)') $(if $(DRY),--dry true) \
+		$(if $(ARGS),--args='$(ARGS)')
+
 .PHONY: train-codec
 train-codec: $(stamp) ## Train a 32 kHz codec on a manifest: DATA= CODEC=encodec_32khz|mid|nano START= RUN= ARGS=
 ifeq ($(origin DATA),undefined)

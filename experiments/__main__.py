@@ -37,6 +37,11 @@ COMMANDS = {
         "train",
         "the paper's language-model recipe at a size, composed and checked",
     ),
+    "finetune": (
+        "experiments.commands.finetune",
+        "finetune",
+        "a trained model goes on learning from your music, whole or with adapters",
+    ),
     "export": ("experiments.commands.export", "export", "the model of a run that has not ended, as a model folder"),
     "resume": ("experiments.commands.resume", "resume", "go on with an interrupted run"),
     "eval-set": ("experiments.commands.eval_set", "eval_set", "reference clips: held-out, MusicCaps, Song Describer"),

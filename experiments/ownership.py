@@ -11,9 +11,12 @@ from datamodules.errors import InputError
 
 CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
 # What makes a run that run. How fast it goes, where and for how long are no part of it, nor is the optimiser.
-_MODEL = ("class_path", "init_args.lm", "init_args.text", "init_args.melody", "init_args.codec", "init_args.seed")
+_MODEL = (
+    "class_path", "init_args.lm", "init_args.text", "init_args.melody", "init_args.codec", "init_args.seed",
+    "init_args.start_from", "init_args.lora",
+)  # fmt: skip
 _DATA = ("class_path", "init_args.store", "init_args.manifest", "init_args.seconds", "init_args.seed")
-_PLACES = ("codec", "store", "manifest")
+_PLACES = ("codec", "start_from", "store", "manifest")
 _SHOWN = 4
 
 
@@ -49,7 +52,7 @@ def require_architecture(checkpoint: str | Path, config: Mapping[str, Any], modu
     """
     path = Path(checkpoint)
     beside = path.parent.parent / CONFIG
-    fields = ("class_path", "init_args.lm", "init_args.text", "init_args.melody")
+    fields = ("class_path", "init_args.lm", "init_args.text", "init_args.melody", "init_args.lora")
     found = []
     if beside.is_file():
         there = yaml.safe_load(beside.read_text(encoding="utf-8"))

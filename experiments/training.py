@@ -1,7 +1,7 @@
 """Composes a language-model run: data, codec, layers, batch arithmetic, and what it will need; all checked first."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from datamodules.manifest import read_manifest
 from datamodules.tokens.format import INDEX, is_store
 from datamodules.tokens.store import TokenStore
 from experiments.compose import language_model_layers, merged, overridden
+from experiments.finetuning import CROPS, FineTuning
 from experiments.ownership import require_own
-from experiments.planning.checks import codec_line, data_line, text_line
+from experiments.planning.checks import codec_line, data_line, melody_line, text_line
 from experiments.planning.choosing import cluster_of
 from experiments.planning.here import (
     Here,
@@ -22,8 +23,9 @@ from experiments.planning.here import (
     require_precision,
     require_strategy,
 )
-from experiments.planning.preflight import Preflight
-from experiments.planning.subject import codec_facts, codec_layer_facts, subject
+from experiments.planning.preflight import RECOMPUTE, Preflight
+from experiments.planning.subject import CodecFacts, codec_facts, codec_layer_facts, subject
+from lightning_modules.checkpoints import TEXT_ENCODER
 
 GLOBAL_BATCH = 192
 LAUNCHERS = ("slurm", "torchrun")  # clusters that are no layers: who starts the processes, whatever the strategy is
@@ -35,7 +37,7 @@ class Request:
     """What the user asked for; empty strings mean the default.
 
     Attributes:
-        size: a layer of size/.
+        size: a layer of size/; "" where a model is given.
         data: token store or manifest; None asks for a rehearsal on the demo's tokens.
         codec: folder of the codec, or "embedded".
         pattern: a layer of pattern/.
@@ -48,9 +50,12 @@ class Request:
         dry: whether nothing must be made.
         arguments: further ones of ``mgl fit``, which win over everything here.
         nodes: how many machines.
+        model: folder of a model to fine-tune, or "embedded"; its shape, texts, melodies and codec take the place of
+            ``size``, ``pattern``, ``text``, ``melody`` and ``codec``.
+        lora: rank of the adapters that are trained in place of that model.
     """
 
-    size: str
+    size: str = ""
     data: str | None = None
     codec: str = ""
     pattern: str = "delay"
@@ -62,6 +67,8 @@ class Request:
     melody: bool = False
     arguments: tuple[str, ...] = ()
     nodes: int = 1
+    model: str = ""
+    lora: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,14 +100,13 @@ def compose(request: Request, elsewhere: Here | None = None) -> Composition:
     Raises:
         InputError: whatever is missing or does not fit, before any work.
     """
-    rehearsal = request.data is None
+    begun = FineTuning(request.model, request.lora) if request.model else None
+    if begun is not None:
+        request = replace(request, data=request.data or "", codec=begun.start.codec)
     here = elsewhere or look()
-    text = request.text or ("bytes" if rehearsal else "t5")
-    further = [*(["--trainer.num_nodes", str(request.nodes)] if request.nodes != 1 else []), *request.arguments]
-    added = ["conditioning/melody"] * request.melody + ["rehearsal"] * rehearsal
-    named = "" if request.cluster in LAUNCHERS else request.cluster
-    cluster = named or _cluster(request, [text, "gpus"], added, further, here)
-    layers = language_model_layers(request.size, request.pattern, text, cluster) + added
+    nodes_asked = ["--trainer.num_nodes", str(request.nodes)] if request.nodes != 1 else []
+    further = [*(begun.arguments() if begun else []), *nodes_asked, *request.arguments]
+    layers = _layers(request, begun, _cluster(request, begun, further, here))
     asked = overridden({}, further)
     recipe = overridden(merged(layers), further)
     require_strategy(recipe["trainer"])
@@ -108,23 +114,20 @@ def compose(request: Request, elsewhere: Here | None = None) -> Composition:
     if elsewhere is None:
         require_launcher(devices, nodes)
     require_precision(recipe["trainer"], here)
-    heard = f"{text}-melody" if request.melody else text
-    run = request.run or f"runs/{request.size}-{request.pattern}-{heard}-s{request.seed}"
-    store, codec = _tokens(request, run)
+    run = request.run or _run(request, begun)
+    store, codec = _tokens(request, run, begun.stems or "" if begun else "")
     facts = codec_facts(codec)
-    checked = {"data": data_line(store, recipe["data"]["init_args"]["seconds"]), "codec": codec_line(store, facts)}
-    planned = Preflight(subject(recipe, facts), recipe, asked, here, devices, nodes, GLOBAL_BATCH)
-    checked["text"] = text_line(planned.subject, recipe["model"]["init_args"]["text"])
-    if request.melody:
-        checked["melody"] = f"{store.header.stems or 'the full mix'}, as the tokens have it"
-    arguments = ["fit", *(word for layer in layers for word in ("-c", layer))]
-    values = {**_values(request, run, store, codec), **planned.values()}
-    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    planned = Preflight(subject(_countable(recipe, begun), facts), recipe, asked, here, devices, nodes, _crops(request))
+    tight = {"model.init_args.recompute": RECOMPUTE} if begun is not None and planned.tight else {}
+    planned = replace(planned, recipe=overridden(recipe, _words(tight)))
+    checked = _checked(request, begun, planned, store, facts)
+    words = _words({**_values(request, run, store, codec), **tight, **planned.values()})
     require_own(run, overridden(recipe, words))
-    arguments += [*words, *further]
+    arguments = ["fit", *(word for layer in layers for word in ("-c", layer)), *words, *further]
     lines = {
-        **({"REHEARSAL": _rehearsal(recipe)} if rehearsal else {}),
+        **({"REHEARSAL": _rehearsal(recipe)} if request.data is None else {}),
         "composition": " + ".join(layers),
+        **({"begins with": f"{begun.model}: shape, texts, melodies, codec and window are its own"} if begun else {}),
         **checked,
         **planned.lines(),
         "run": f"{run} (logs, checkpoints, model)",
@@ -133,24 +136,80 @@ def compose(request: Request, elsewhere: Here | None = None) -> Composition:
     return Composition(arguments, [*told, f"$ mgl {shlex.join(arguments)}"], run, devices, nodes)
 
 
-def _cluster(request: Request, chosen: list[str], added: list[str], further: list[str], here: Here) -> str:
+def _checked(
+    request: Request, begun: FineTuning | None, planned: Preflight, store: TokenStore, codec: CodecFacts
+) -> dict[str, str]:
+    """A line of each of what a run reads, which has to fit together."""
+    checked = {
+        "data": data_line(store, planned.recipe["data"]["init_args"]["seconds"]),
+        "codec": codec_line(store, codec),
+    }
+    own = begun.text_line(planned.subject.counts.text_encoder) if begun else None
+    checked["text"] = own or text_line(planned.subject, planned.recipe["model"]["init_args"]["text"])
+    if request.melody or (begun is not None and begun.stems is not None):
+        checked["melody"] = melody_line(store, begun.stems if begun else None)
+    return checked
+
+
+def _layers(request: Request, begun: FineTuning | None, cluster: str) -> list[str]:
+    """In their order."""
+    if begun is not None:
+        return begun.layers(cluster)
+    added = ["conditioning/melody"] * request.melody + ["rehearsal"] * (request.data is None)
+    return language_model_layers(request.size, request.pattern, _text(request), cluster) + added
+
+
+def _text(request: Request) -> str:
+    return request.text or ("bytes" if request.data is None else "t5")
+
+
+def _crops(request: Request) -> int:
+    """Of an optimiser step."""
+    return CROPS if request.model else GLOBAL_BATCH
+
+
+def _run(request: Request, begun: FineTuning | None) -> str:
+    """The folder of a run that is given none."""
+    if begun is not None:
+        return f"runs/{begun.name}-s{request.seed}"
+    heard = f"{_text(request)}-melody" if request.melody else _text(request)
+    return f"runs/{request.size}-{request.pattern}-{heard}-s{request.seed}"
+
+
+def _cluster(request: Request, begun: FineTuning | None, further: list[str], here: Here) -> str:
+    """The layer of cluster/ that was asked for, or the one for this machine."""
+    if request.cluster and request.cluster not in LAUNCHERS:
+        return request.cluster
     if not here.count:
         # A node of a cluster whose GPUs are not to be seen is an error, no reason to train on its CPU.
         return "gpus" if request.cluster else "cpu"
-    recipe = overridden(merged(language_model_layers(request.size, request.pattern, *chosen) + added), further)
+    recipe = _countable(overridden(merged(_layers(request, begun, "gpus")), further), begun)
     codec = codec_facts(request.codec) if request.codec else codec_layer_facts("encodec_32khz")
-    return cluster_of(recipe, codec, here, GLOBAL_BATCH)
+    return cluster_of(recipe, codec, here, _crops(request))
+
+
+def _countable(recipe: dict[str, Any], begun: FineTuning | None) -> dict[str, Any]:
+    """The recipe with the text encoder of a model's folder by its place, where it has no other name."""
+    own = begun.start.text_encoder if begun is not None else None
+    if own is None or recipe["model"]["init_args"]["text"]["name"] != TEXT_ENCODER:
+        return recipe
+    return overridden(recipe, _words({"model.init_args.text.name": own}))
+
+
+def _words(values: dict[str, Any]) -> list[str]:
+    """As a command line has them."""
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
 def _values(request: Request, run: str, store: TokenStore, codec: str) -> dict[str, Any]:
-    """What the layers leave open."""
+    """What the layers leave open; the shape of a model that is fine-tuned is its own."""
+    shape = {"model.init_args.lm.codebooks": store.codebooks, "model.init_args.lm.entries": store.entries}
     return {
         "run": run,
         "seed_everything": request.seed,
         "model.init_args.seed": request.seed,
         "model.init_args.codec": codec,
-        "model.init_args.lm.codebooks": store.codebooks,
-        "model.init_args.lm.entries": store.entries,
+        **({} if request.model else shape),
         **({"model.init_args.melody.stems": store.header.stems} if request.melody else {}),
         "data.init_args.seed": request.seed,
         "data.init_args.store": store.folder,
@@ -162,12 +221,19 @@ def _rehearsal(recipe: dict[str, Any]) -> str:
     return f"no DATA was given: {steps} steps on the demo's corpus and codec; DATA= for yours"
 
 
-def _tokens(request: Request, run: str) -> tuple[TokenStore, str]:
-    """The token store to train on, written first where the data is a manifest, and the codec's folder."""
+def _tokens(request: Request, run: str, stems: str = "") -> tuple[TokenStore, str]:
+    """The token store to train on, written first where the data is a manifest, and the codec's folder.
+
+    Args:
+        request: what the user asked for.
+        run: folder of the run.
+        stems: in which the melodies are to be heard.
+    """
     if request.data is None:
         return _demo_tokens(request.codec, request.dry)
     if not request.data.strip():
-        raise InputError("DATA is empty; give a token store or a manifest, or leave DATA out for a rehearsal")
+        otherwise = "" if request.model else ", or leave DATA out for a rehearsal"
+        raise InputError(f"DATA is empty; give a token store or a manifest{otherwise}")
     if not request.codec:
         raise InputError(
             "training on your data needs the codec of its tokens: CODEC=folder (`make train-codec` makes one), or "
@@ -178,15 +244,17 @@ def _tokens(request: Request, run: str) -> tuple[TokenStore, str]:
     read_manifest(request.data)
     folder = Path(run) / "tokens"
     if not (folder / INDEX).is_file():
+        command = f"make tokens DATA={request.data} CODEC={request.codec} OUT={folder}"
+        command += f" ARGS='--stems {stems}'" if stems else ""
         if request.dry:
             raise InputError(
                 f"{request.data}: is a manifest, whose tokens are not written yet; DRY=1 cannot count them, nor can a "
-                f"job be submitted for them; first `make tokens DATA={request.data} CODEC={request.codec} OUT={folder}`"
+                f"job be submitted for them; first `{command}`"
             )
-        _alone(f"make tokens DATA={request.data} CODEC={request.codec} OUT={folder}")
+        _alone(command)
         from experiments.commands.tokens import tokens
 
-        tokens(request.data, request.codec, str(folder))
+        tokens(request.data, request.codec, str(folder), stems=stems)
     return TokenStore(folder), request.codec
 
 

@@ -1,5 +1,6 @@
 """Samples of any length side by side, audio that is continued, and what memory holds."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -86,6 +87,17 @@ def test_a_gpu_decodes_and_reads_several_at_once(model, monkeypatch):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(together["text"].embeddings, conditions["text"].embeddings, atol=1e-5, rtol=1e-5)
     assert torch.equal(together["text"].mask, conditions["text"].mask)
+
+
+def test_a_model_that_only_generates_keeps_its_weights_once(model):
+    lm = copy.deepcopy(model.lm)
+    once = MusicModel(lm, model.conditioners, model.codec, model.checksum, model.about, alone=True)
+    for _ in range(2):
+        for one, other in zip(once.generate(TEXTS[:3], 0.2), model.generate(TEXTS[:3], 0.2), strict=True):
+            assert torch.equal(one, other)
+    assert once.parameters == sum(parameter.numel() for parameter in model.lm.parameters())
+    left = sum(parameter.numel() for parameter in lm.parameters())
+    assert left < 0.7 * once.parameters or not torch.backends.mkldnn.is_available()
 
 
 def test_each_prompt_may_have_a_seed_of_its_own(model):

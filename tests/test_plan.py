@@ -32,8 +32,12 @@ def planned(size, gpus, gpu="h100", *layers, crops=192, **options):
 
 
 @pytest.mark.parametrize(
-    "layers", [[], ["conditioning/melody"], ["pattern/flatten"], ["cluster/cpu"], ["optim/dadaptation"]]
-)
+    "layers",
+    [
+        [], ["conditioning/melody"], ["pattern/flatten"], ["cluster/cpu"], ["optim/dadaptation"], ["lora"],
+        ["lora", "conditioning/melody", "cluster/cpu"],
+    ],
+)  # fmt: skip
 def test_a_plan_is_what_is_measured(layers):
     rows = measured(nano(layers, 2.0), "nano")
     assert len(rows) in (7, 8)
@@ -182,6 +186,44 @@ def test_dadaptation_is_not_sharded():
     assert made.best.memory.optimiser == 12 * 420_371_456
 
 
+@pytest.mark.parametrize(
+    ("size", "gigabytes", "gpu"), [("small", 8, "rtx3070"), ("large", 24, "rtx4090"), ("large", 24, "a10g")]
+)
+def test_adapters_fit_where_the_whole_model_does_not(size, gigabytes, gpu):
+    card = find_gpu(gpu)
+    assert card.memory == gigabytes * 1e9
+    for crops_at_once in (None, 1):
+        made = planned(size, 1, gpu, "finetune", "lora", crops=32, batch=crops_at_once)
+        assert made.best is not None, made.why
+        assert made.best.memory.total <= 0.9 * gigabytes * 1e9
+    assert memory(made.subject, 1, recompute=2).total < made.best.memory.total - 0.8e9
+    assert planned(size, 1, gpu, "finetune", crops=32).best is None
+    # The frozen weights: of the blocks' products in bfloat16, of all else in float32; the trained ones as ever.
+    counts = made.subject.counts
+    width, layers = made.subject.lm.dim, made.subject.lm.layers
+    products = layers * 16 * width**2
+    assert counts.trained == 16 * layers * (4 + 2 + 2 + 3 + 2 + 5 + 5) * width
+    held = made.best.memory
+    assert held.weights == 2 * products + 4 * (counts.lm - products) + 4 * counts.trained
+    assert (held.gradients, held.optimiser, held.average) == tuple(n * counts.trained for n in (4, 8, 4))
+    # float16 has autocast's copies beside float32 weights.
+    halves = planned(size, 1, gpu, "finetune", "lora", "precision/16-mixed", crops=32).layouts[-1].memory
+    assert halves.weights - held.weights == halves.copies - held.copies == 2 * products
+
+
+def test_adapters_are_neither_sharded_nor_left_to_dadaptation(capsys):
+    assert {one.sharding for one in planned("large", 8, "h100", "lora", crops=32).layouts} == {"ddp"}
+    with pytest.raises(InputError, match="D-Adaptation"):
+        run("small", "lora", "optim/dadaptation")
+    with pytest.raises(InputError, match="not sharded"):
+        run("small", "lora", "cluster/sharded")
+    main(["plan", "--size", "small", "--gpus", "1", "--gpu", "rtx3070", "--lora", "8"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "4,521,984 parameters, of rank 8: they alone are trained" in said
+    assert "32 crops" in said
+    assert "2,000 steps" in said
+
+
 def test_less_memory_more_work():
     one = run("small")
     totals = [memory(one, 6, recompute=blocks).total for blocks in (0, 12, 6, 2)]
@@ -221,6 +263,7 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
         (["--json", "no/such/folder.json"], "its folder does not exist"),
         (["--steps", "0"], "give 1 or more"),
         (["--size", "huge"], "there is no config"),
+        (["--lora", "0"], "rank 0; give 1 or more"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(flags, message, capsys):

@@ -7,7 +7,7 @@ from datamodules.errors import InputError
 from datamodules.tokens.store import TokenStore
 from experiments.compose import language_model_layers, merged
 from experiments.planning import checks
-from experiments.planning.checks import at_hand, data_line, text_line
+from experiments.planning.checks import at_hand, data_line, melody_line, text_line
 from experiments.planning.here import (
     Here,
     devices_of,
@@ -121,3 +121,12 @@ def test_data_that_has_an_empty_split_is_refused(tmp_path):
     empty = TokenStore(tiny.write_store(tmp_path / "more", frames=(40, 30)))
     with pytest.raises(InputError, match="no tracks in split 'train'"):
         data_line(empty, 1.0)
+
+
+def test_melodies_are_those_that_the_model_hears(tmp_path):
+    store = TokenStore(tiny.write_store(tmp_path / "tokens"))
+    assert melody_line(store, None) == melody_line(store, "") == "the full mix, as the tokens have it"
+    with pytest.raises(
+        InputError, match=r"heard in the full mix, the model's are heard in htdemucs; .*--stems htdemucs"
+    ):
+        melody_line(store, "htdemucs")

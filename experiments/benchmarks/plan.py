@@ -1,9 +1,10 @@
 """A plan's figures beside measured ones, of training steps at the nano size on a CPU."""
 
 from collections.abc import Callable, Iterable
+from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,7 +13,10 @@ from experiments.compose import language_model_layers, merged, overridden
 from experiments.planning.memory import activations, encoder_activations, encoder_places, loss_kept, memory
 from experiments.planning.subject import CodecFacts, Subject, subject
 from lightning_modules.callbacks import WeightAverage
+from lightning_modules.checkpoints import save_model
+from lightning_modules.codec.folder import EMBEDDED
 from lightning_modules.conditioning.conditions import Condition, Conditions
+from lightning_modules.lm.adapters import AdapterConfig, hold_in_bfloat16
 from lightning_modules.lm.losses import codebook_means, cross_entropy_sums
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig, scheduled
@@ -42,6 +46,8 @@ def plan_rows(quick: bool, say: Callable[[str], None]) -> list[Row]:
         ("flattened", ["pattern/flatten"]),
         ("32-true", ["cluster/cpu"]),
         ("D-Adaptation", ["optim/dadaptation"]),
+        ("LoRA", ["lora"]),
+        ("LoRA, melody, 32-true", ["conditioning/melody", "lora", "cluster/cpu"]),
     ):
         say(f"nano, {title}")
         rows += [*measured(nano(layers, 3.0 if quick else 30.0), f"nano, {title}")]
@@ -58,7 +64,7 @@ def measured(planned: Subject, title: str) -> list[Row]:
     """Rows of one subject, whose text encoder is the byte-level one."""
     module = built(planned)
     counts, held = planned.counts, memory(planned, 1)
-    trained = sum(parameter.numel() for parameter in module.parameters())
+    trained = sum(parameter.numel() for parameter in _trained(module))
     flops = planned.flops(1)
     length = planned.steps + sum(planned.places[name] for name in planned.lm.prefix)
     square = flops.total + flops.self_attention * (2 * length / (length + 1) - 1)
@@ -93,7 +99,17 @@ def built(planned: Subject) -> LanguageModelTraining:
     text = TextEncoderConfig("bytes", dim=planned.text.dim, layers=planned.text.layers, heads=planned.text.heads)
     melody = MelodyConfig(planned.places["melody"], "") if "melody" in planned.places else None
     torch.manual_seed(0)
-    return LanguageModelTraining(planned.lm, text, OptimConfig(algorithm=planned.algorithm), melody)  # type: ignore[arg-type]
+    optim = OptimConfig(algorithm=planned.algorithm)  # type: ignore[arg-type]
+    module = LanguageModelTraining(planned.lm, text, optim, melody)
+    if not planned.lora:
+        return module
+    with TemporaryDirectory() as folder:
+        save_model(folder, module.lm, text, module.conditioners, EMBEDDED)
+        lora = AdapterConfig(planned.lora)
+        module = LanguageModelTraining(planned.lm, text, optim, melody, start_from=folder, lora=lora)
+    if planned.precision == "bf16-mixed":
+        hold_in_bfloat16(module.lm)
+    return module
 
 
 def loss(module: LanguageModelTraining, planned: Subject, crops: int) -> Tensor:
@@ -130,15 +146,20 @@ def _saved(module: LanguageModelTraining, planned: Subject, crops: int) -> int:
 
 
 def counted(module: LanguageModelTraining, planned: Subject) -> float:
-    """FLOPs of a crop as torch counts them, of the language model alone, gradients of the conditions included."""
+    """FLOPs of a crop as torch counts them, of the language model alone, with those of the conditions' gradients.
+
+    Where there are adapters conditions have none.
+    """
     items = {
         name: Condition(
-            torch.randn(1, places, planned.dims[name], requires_grad=True), torch.ones(1, places, dtype=torch.bool)
+            torch.randn(1, places, planned.dims[name], requires_grad=not planned.lora),
+            torch.ones(1, places, dtype=torch.bool),
         )
         for name, places in planned.places.items()
     }
     codes = torch.randint(planned.lm.entries, (1, planned.lm.codebooks, planned.frames))
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    mixed = torch.autocast("cpu", torch.bfloat16, enabled="mixed" in planned.precision)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), mixed:
         logits, _ = module.lm.teacher_forced(codes, Conditions(items))
         logits.sum().backward()
     module.zero_grad()
@@ -151,18 +172,23 @@ def state_bytes(module: LanguageModelTraining, planned: Subject) -> dict[str, in
     average = WeightAverage()
     average.on_fit_start(None, module)  # type: ignore[arg-type]
     loss(module, planned, 1).backward()
-    for parameter in module.parameters():
+    for parameter in _trained(module):
         if parameter.grad is None:  # a projection of what is never hidden, in a crop without padding
             parameter.grad = torch.zeros_like(parameter)
     made["optimizer"].step()
     state = made["optimizer"].state.values()
     moments = [value for of in state for value in of.values() if isinstance(value, Tensor) and value.dim()]
     return {
-        "weights": _bytes(module.parameters()),
+        # A text encoder that does not learn along is counted apart.
+        "weights": _bytes([*module.lm.parameters(), *_trained(module.trained_conditioners)]),
         "gradients": _bytes(parameter.grad for parameter in module.parameters() if parameter.grad is not None),
         "optimiser": _bytes(moments),
         "average": _bytes(average.state_dict()["average"]),
     }
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.batches import TokenBatch
 from experiments.flops import COUNTING, peak_flops, training_flops
+from experiments.planning.adapters import adapter_flops
 from lightning_modules.lm.training import LanguageModelTraining
 
 _WINDOW = 100  # micro-batches that the figures are a mean over
@@ -98,7 +99,11 @@ class Speed(Callback):
             crops, _, frames = batch.codes.shape
             shape, dims = pl_module.lm.config, pl_module.conditioners.dims
             codes = batch.codes.numel() * trainer.world_size
-            flops = training_flops(shape, dims, pl_module.condition_places, crops=crops, frames=frames).total
+            places, sizes = pl_module.condition_places, {"crops": crops, "frames": frames}
+            if pl_module.lora is not None:
+                flops = adapter_flops(shape, dims, places, pl_module.lora.rank, **sizes).total
+            else:
+                flops = training_flops(shape, dims, places, **sizes).total
         last = self._done[-1]
         self._done.append(
             Work(

@@ -94,5 +94,6 @@ def _command(request: Request, composition: Composition) -> list[str]:
         "size": request.size, "data": request.data, "codec": request.codec, "pattern": request.pattern,
         "text": request.text, "cluster": request.cluster, "seed": str(request.seed), "run": composition.run,
         "nodes": str(request.nodes), "melody": "true" if request.melody else "", "args": shlex.join(request.arguments),
+        "model": request.model, "lora": "" if request.lora is None else str(request.lora),
     }  # fmt: skip
-    return ["train", *(f"--{name}={value}" for name, value in given.items() if value)]
+    return ["finetune" if request.model else "train", *(f"--{name}={value}" for name, value in given.items() if value)]

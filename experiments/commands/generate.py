@@ -76,7 +76,7 @@ def generate(
     asked = read_prompts(prompts, duration=duration, seed=seed, melody=melody, continuation=continuation)
     folder = require_folder(out)
     trainer = job_trainer(device, devices, nodes)
-    loaded = load_model(model, trainer.strategy.root_device, dtype, quantize)
+    loaded = load_model(model, trainer.strategy.root_device, dtype, quantize, alone=True)
     if any(prompt.melody for prompt in asked) and (reason := settle_stems(loaded)) and trainer.is_global_zero:
         print(f"melodies are heard in the full mix: {reason}", file=sys.stderr)
     run_job(trainer, Job(loaded, asked, folder, options, trainer.global_rank), model)

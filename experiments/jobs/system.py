@@ -40,7 +40,7 @@ def describe(model: MusicModel, name: str) -> dict[str, Any]:
         "model": name,
         "checksum": model.checksum,
         "parameters": {
-            "lm": sum(parameter.numel() for parameter in model.lm.parameters()),
+            "lm": model.parameters,
             "text_encoder": sum(parameter.numel() for parameter in model.conditioners.parameters()),
             "codec": sum(parameter.numel() for parameter in model.codec.parameters()),
         },

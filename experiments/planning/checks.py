@@ -65,6 +65,26 @@ def text_line(subject: Subject, text: Mapping[str, Any]) -> str:
     )
 
 
+def melody_line(store: TokenStore, stems: str | None) -> str:
+    """Says in what the tokens' melodies were heard.
+
+    Args:
+        store: has them.
+        stems: in which the model hears them; None for those of the store, whatever they are.
+
+    Raises:
+        InputError: the model hears them in others.
+    """
+    there = store.header.stems
+    if stems is not None and stems != there:
+        wanted, found = (name or "the full mix" for name in (stems, there))
+        raise InputError(
+            f"{store.folder}: its melodies were heard in {found}, the model's are heard in {wanted}; write the tokens "
+            + (f"with `mgl tokens --stems {stems}`" if stems else "without --stems")
+        )
+    return f"{there or 'the full mix'}, as the tokens have it"
+
+
 def at_hand(name: str) -> bool:
     """Whether the weights of a model of the hub are in its cache, or ``name`` is a file or folder of them."""
     from huggingface_hub import try_to_load_from_cache

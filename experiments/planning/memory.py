@@ -26,7 +26,7 @@ class Memory:
     """Bytes of one device.
 
     Attributes:
-        weights: in float32, a trained text encoder's too.
+        weights: in float32, a trained text encoder's too; those beside adapters in bfloat16 where it multiplies them.
         gradients: in float32.
         optimiser: its state.
         average: the averaged weights.
@@ -69,7 +69,7 @@ def memory(subject: Subject, batch: int, *, shards: int = 1, sharding: Sharding 
     frozen = subject.text is not None and not subject.text.trained
     encoder = counts.text_encoder * _FLOAT if frozen else batch * encoder_activations(subject) + encoder_places(subject)
     return Memory(
-        weights=state,
+        weights=state + subject.frozen,
         gradients=state,
         optimiser=counts.trained * _STATE[subject.algorithm] // shards,
         average=state,
@@ -91,6 +91,10 @@ def activations(subject: Subject, recompute: int = 0) -> int:
     if recompute:
         parts = -(-lm.layers // recompute)
         blocks = parts * stream + min(recompute, lm.layers) * block_activations(subject)
+    if subject.lora:
+        # Frozen heads and projections keep nothing of what they multiply, and so only attention keeps conditions.
+        heard = sum(subject.places[name] for name in lm.cross)
+        return blocks + stream + 2 * _FLOAT * length + kept * heard * lm.dim
     conditions = sum(
         kept * place * subject.dims[name] + (kept + 1) * place * lm.dim for name, place in subject.places.items()
     )
@@ -108,8 +112,10 @@ def block_activations(subject: Subject) -> int:
     # Attention: queries, keys, values, what it mixes of them, and the softmaxes' normalisers.
     own = length * (4 * kept * lm.dim + _FLOAT * lm.heads)
     cross = length * (2 * kept * lm.dim + _FLOAT * lm.heads) + 2 * kept * heard * lm.dim if lm.cross else 0
+    # Adapters: what their first matrix makes of an input, of each layer.
+    adapters = kept * subject.lora * ((4 + 2 * bool(lm.cross)) * length + bool(lm.cross) * heard)
     # Feed-forward: before and after the GELU.
-    return norms + own + cross + 2 * kept * length * lm.ff_ratio * lm.dim
+    return norms + own + cross + adapters + 2 * kept * length * lm.ff_ratio * lm.dim
 
 
 def loss_kept(subject: Subject) -> int:

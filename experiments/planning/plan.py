@@ -9,8 +9,8 @@ from experiments.planning.links import Machines, Traffic, traffic
 from experiments.planning.memory import FREE, Memory, Sharding, memory
 from experiments.planning.subject import Counts, Subject
 
-# Blocks computed twice are a third more work: 2 of 6 operations a weight.
-_RECOMPUTED = 4 / 3
+# What blocks computed twice add: 2 operations a weight to 6, to 4 where it is frozen.
+_RECOMPUTED, _FROZEN_RECOMPUTED = 4 / 3, 3 / 2
 # Sharded in the node and replicated across, and sharded over all.
 NAMES: dict[Sharding, str] = {
     "ddp": "DDP",
@@ -135,7 +135,8 @@ def layout(
     shards = {"ddp": 1, "node": where.per_node, "full": where.count}[sharding]
     held = memory(subject, dealt.batch, shards=shards, sharding=sharding, recompute=recompute)
     said = traffic(subject, where, sharding, dealt.accumulate)
-    work = subject.flops(dealt.crops).total * (_RECOMPUTED if recompute else 1.0)
+    again = _FROZEN_RECOMPUTED if subject.lora else _RECOMPUTED
+    work = subject.flops(dealt.crops).total * (again if recompute else 1.0)
     compute = work / (where.count * where.gpu.peak * utilisation)
     # DDP reduces while the last micro-batch goes back; sharded weights and gradients travel all the time.
     behind = compute * 2 / 3 / dealt.accumulate if sharding == "ddp" else compute
@@ -153,7 +154,7 @@ def layout(
 
 def _shardings(subject: Subject, where: Machines) -> Iterator[Sharding]:
     yield "ddp"
-    if subject.algorithm == "dadaptation":  # which needs all parameters on every device
+    if subject.algorithm == "dadaptation" or subject.lora:  # which need all parameters on every device
         return
     if where.nodes > 1 and where.per_node > 1:
         yield "node"

@@ -16,7 +16,8 @@ from experiments.planning.subject import Subject
 
 _GIB = 2**30
 _UTILISATION = 0.4
-_RECOMPUTE = 2  # blocks between kept activations: near the least memory at the paper's depths
+_VALIDATE_EVERY = 2000  # optimiser steps
+RECOMPUTE = 2  # blocks between kept activations: near the least memory at the paper's depths
 _NETWORK = 400.0  # Gbit/s a GPU
 
 
@@ -68,8 +69,8 @@ class Preflight:
         return {
             "data.init_args.batch_size": self.deal.batch,
             "trainer.accumulate_grad_batches": self.deal.accumulate,
-            # Lightning counts micro-batches here.
-            "trainer.val_check_interval": 2000 * self.deal.accumulate,
+            # Lightning counts micro-batches here, layers optimiser steps.
+            "trainer.val_check_interval": self._layers_interval * self.deal.accumulate,
         }
 
     def lines(self) -> dict[str, str]:
@@ -82,12 +83,30 @@ class Preflight:
         codes = self.deal.crops * subject.frames * subject.lm.codebooks
         return {
             "model": f"{subject.counts.lm:,} parameters with the projections of its conditions",
+            **self._adapters_line(),
             "devices": f"{where}{nodes}{how}, {trainer.get('precision')}",
             "batch": f"{self.deal} micro-batches{other}: {codes:,} codes, "
             f"{subject.flops(self.deal.crops).total / 1e12:,.3g} TFLOP a step",
             "memory": self._memory_line(),
             **self._time_line(),
         }
+
+    def _adapters_line(self) -> dict[str, str]:
+        """Nothing where the whole model is trained."""
+        rank = self.subject.lora
+        trained = f"{self.subject.counts.trained:,} parameters of rank {rank}; they alone are trained"
+        return {"adapters": trained} if rank else {}
+
+    @property
+    def tight(self) -> bool:
+        """Whether not one crop fits a device's memory, as far as that is known, unless activations are recomputed."""
+        room = (1 - FREE) * self.here.memory if self._on_gpus and self.here.memory is not None else None
+        return room is not None and not self._recompute and self._memory(1).total > room
+
+    @property
+    def _layers_interval(self) -> int:
+        steps: int = self.recipe["trainer"].get("val_check_interval", _VALIDATE_EVERY)
+        return steps
 
     @property
     def _on_gpus(self) -> bool:
@@ -126,11 +145,11 @@ class Preflight:
         line += f", of {self.here.memory / _GIB:.1f}"
         if held.total <= room:
             return line
-        less = self._memory(1, _RECOMPUTE)
+        less = self._memory(1, RECOMPUTE)
         remedy = "no batch fits: take larger GPUs, or more of them sharded (`mgl plan` counts both)"
         if less.total <= room:
             remedy = (
-                f"ARGS='--model.init_args.recompute {_RECOMPUTE} --data.init_args.batch_size 1' takes "
+                f"ARGS='--model.init_args.recompute {RECOMPUTE} --data.init_args.batch_size 1' takes "
                 f"{less.total / _GIB:.1f}"
             )
         return f"{line}; WARNING: too much; {remedy}"

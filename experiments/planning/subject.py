@@ -13,6 +13,7 @@ from datamodules.features.chroma import PITCH_CLASSES
 from datamodules.hub import local_first
 from experiments.compose import merged
 from experiments.flops import Flops, sequence_steps, training_flops
+from experiments.planning.adapters import adapted_parameters, adapter_flops, adapter_parameters
 from lightning_modules.codec.config import CodecConfig
 from lightning_modules.codec.contract import Codec
 from lightning_modules.codec.encodec import EnCodec
@@ -20,10 +21,12 @@ from lightning_modules.codec.folder import load_codec
 from lightning_modules.conditioning.conditioners import MELODY, TEXT
 from lightning_modules.conditioning.t5 import fresh_byte_encoder
 from lightning_modules.conditioning.text import BYTES, TextEncoderConfig
+from lightning_modules.lm.adapters import AdapterConfig
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
 
 # Bytes of what is kept for the way back, by the run's precision; weights are in float32 in each of them.
 PRECISIONS = {"bf16-mixed": 2, "16-mixed": 2, "32-true": 4}
+_FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Subject:
         precision: as Lightning calls it.
         algorithm: optimiser.
         max_steps: optimiser steps of the run.
+        lora: rank of the adapters that are trained in place of the model; 0 for none.
     """
 
     lm: LanguageModelConfig
@@ -101,6 +105,7 @@ class Subject:
     precision: str
     algorithm: str
     max_steps: int
+    lora: int = 0
 
     @property
     def steps(self) -> int:
@@ -114,20 +119,42 @@ class Subject:
             model = LanguageModel(self.lm, self.dims)
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         along = self.text if self.text is not None and self.text.trained else None
+        adapters = adapter_parameters(self.lm, self.lora)
+        beside = adapted_parameters(self.lm) if self.lora else 0
+        # Of frozen weights mixed precision keeps a copy where a gradient passes them: not in the projections.
+        copied = _linear(model) + (along.linear if along else 0)
+        if self.lora:
+            copied = adapters + _linear(model.heads) + (0 if self._held == 2 else beside)
         block = sum(parameter.numel() for parameter in model.transformer.blocks[0].parameters())
         return Counts(
             lm=sum(sizes.values()),
             projections=sum(size for name, size in sizes.items() if name.startswith("projections.")),
             text_encoder=self.text.parameters if self.text else 0,
             codec=self.codec.parameters,
-            trained=sum(sizes.values()) + (along.parameters if along else 0),
-            linear=_linear(model) + (along.linear if along else 0),
+            trained=adapters or sum(sizes.values()) + (along.parameters if along else 0),
+            linear=copied,
             block=block,
+            beside=beside,
         )
+
+    @property
+    def frozen(self) -> int:
+        """Bytes of the language model's weights that are not trained: where there are adapters, all."""
+        if not self.lora:
+            return 0
+        return _FLOAT * (self.counts.lm - self.counts.beside) + self._held * self.counts.beside
 
     def flops(self, crops: int) -> Flops:
         """Of ``crops`` crops, forward and backward."""
-        return training_flops(self.lm, self.dims, self.places, crops=crops, frames=self.frames)
+        sizes = {"crops": crops, "frames": self.frames}
+        if self.lora:
+            return adapter_flops(self.lm, self.dims, self.places, self.lora, **sizes)
+        return training_flops(self.lm, self.dims, self.places, **sizes)
+
+    @property
+    def _held(self) -> int:
+        """Bytes of a frozen weight beside adapters."""
+        return 2 if self.precision == "bf16-mixed" else _FLOAT
 
 
 @dataclass(frozen=True)
@@ -142,6 +169,7 @@ class Counts:
         trained: what has gradients, optimiser state and an average.
         linear: of the products with trained weights, which mixed precision keeps 16-bit copies of.
         block: one block.
+        beside: of the products beside adapters, which are frozen; none without adapters.
     """
 
     lm: int
@@ -151,20 +179,25 @@ class Counts:
     trained: int
     linear: int
     block: int
+    beside: int = 0
 
 
 def subject(recipe: Mapping[str, Any], codec: CodecFacts) -> Subject:
     """What a recipe of layers trains on a codec's codes.
 
     Raises:
-        InputError: it names no text encoder, or a precision, encoder or size that nothing here can count.
+        InputError: it names no text encoder, a precision, encoder or size that nothing here can count, or adapters that
+            cannot be trained so.
     """
     model, data, trainer = recipe["model"]["init_args"], recipe["data"]["init_args"], recipe["trainer"]
     shape = LanguageModelConfig(**{**model["lm"], "codebooks": codec.codebooks, "entries": codec.entries})
     if model.get("text") is None:
         raise InputError("no text encoder was chosen; TEXT= names one: t5, flan_t5, clap, bytes (melody comes on top)")
     text = TextEncoderConfig(**model["text"])
+    lora = _rank(model, trainer)
     encoder = _encoder(text)
+    if lora:  # which leave everything else frozen
+        encoder = replace(encoder, trained=False)
     melody = model.get("melody") or {}
     dims, places = {TEXT: encoder.dim, MELODY: PITCH_CLASSES}, {TEXT: encoder.tokens, MELODY: melody.get("frames", 0)}
     precision = str(trainer.get("precision", "32-true"))
@@ -181,7 +214,23 @@ def subject(recipe: Mapping[str, Any], codec: CodecFacts) -> Subject:
         precision=precision,
         algorithm=model["optim"].get("algorithm", "adamw"),
         max_steps=trainer["max_steps"],
+        lora=lora,
     )
+
+
+def _rank(model: Mapping[str, Any], trainer: Mapping[str, Any]) -> int:
+    """Of the adapters; 0 without."""
+    if not model.get("lora"):
+        return 0
+    rank = AdapterConfig(**model["lora"]).rank
+    if rank < 1:
+        raise InputError(f"lora: rank {rank}; give 1 or more, 16 say")
+    if model["optim"].get("algorithm") == "dadaptation":
+        raise InputError("lora: D-Adaptation was made for whole models, and is not tried with adapters; take AdamW")
+    strategy = trainer.get("strategy", "auto")
+    if isinstance(strategy, Mapping) and str(strategy.get("class_path")).endswith("ShardedStrategy"):
+        raise InputError("lora: adapters and the weights beside them are not sharded; take cluster/gpus")
+    return rank
 
 
 def codec_facts(codec: str) -> CodecFacts:

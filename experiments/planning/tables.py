@@ -73,6 +73,7 @@ def record(plan: Plan) -> dict[str, Any]:
             "steps": subject.steps,
             "precision": subject.precision,
             "optimiser": subject.algorithm,
+            "lora": subject.lora,
         },
         "parameters": asdict(plan.counts),
         "step": {"crops": plan.crops, "codes": plan.codes, "flops": plan.flops, "utilisation": plan.utilisation},
@@ -117,6 +118,8 @@ def _facts(plan: Plan) -> Table:
         f"{flops.cross_attention / flops.total:.1%}",
         "training": f"{subject.precision}, {subject.algorithm}, {subject.max_steps:,} steps",
     }
+    if subject.lora:
+        rows["adapters"] = f"{counts.trained:,} parameters, of rank {subject.lora}: they alone are trained"
     for name, text in rows.items():
         made.add_row(name, text)
     return made

@@ -44,7 +44,8 @@ class MusicModel:
         codec: codes to audio.
         checksum: sha256 of the language model's weights file.
         about: everything that its ``config.yaml`` says.
-        int8: whether it generates in int8; ``lm`` itself stays as it is.
+        int8: whether it generates in int8; ``lm`` itself stays as it is, unless it is to do nothing else.
+        parameters: of the language model.
         window: seconds that are drawn at once: those that the model was trained on, as far as can be told.
     """
 
@@ -56,22 +57,26 @@ class MusicModel:
         checksum: str,
         about: Mapping[str, Any],
         int8: bool = False,
+        alone: bool = False,
     ) -> None:
         if int8:
             require_int8(lm.heads.weight.device)
         self.lm, self.conditioners, self.codec = lm, conditioners, codec
         self.checksum, self.about, self.int8 = checksum, about, int8
+        self.parameters = sum(parameter.numel() for parameter in lm.parameters())
         self.window = _trained_on(about, conditioners.melody, codec)
-        self._told = False
+        self._told, self._alone = False, alone
         self._decoder: tuple[list[tuple[int, int]], Decoder] | None = None
 
     @property
     def decoder(self) -> Decoder:
         """The language model laid out for decoding: made once, and anew after its weights have changed."""
+        if self._alone and self._decoder is not None:
+            return self._decoder[1]
         weights = [(parameter.data_ptr(), parameter._version) for parameter in self.lm.parameters()]
         if self._decoder is None or self._decoder[0] != weights:
             self._decoder = None  # not two of them at a time
-            self._decoder = weights, Decoder(self.lm, int8=self.int8)
+            self._decoder = weights, Decoder(self.lm, int8=self.int8, alone=self._alone)
         return self._decoder[1]
 
     @torch.no_grad()

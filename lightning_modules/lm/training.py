@@ -1,6 +1,7 @@
 """Training the language model (MusicGen, section 3.1)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +20,18 @@ from lightning_modules.conditioning.dropout import ConditionDropout
 from lightning_modules.conditioning.melody import MelodyConfig
 from lightning_modules.conditioning.text import TextEncoderConfig
 from lightning_modules.generation.model import MusicModel
+from lightning_modules.lm.adapters import (
+    AdapterConfig,
+    BaseChecksum,
+    adapt,
+    hold_in_bfloat16,
+    keep_out_of_checkpoints,
+    merged,
+)
 from lightning_modules.lm.compiled import compile_block
 from lightning_modules.lm.losses import codebook_means, cross_entropy_sums
 from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
+from lightning_modules.lm.starting import starting_point
 from lightning_modules.lm.transformer import Block
 from lightning_modules.optim import OptimConfig, scheduled
 from lightning_modules.sharding import is_sharded, shard, whole_state
@@ -44,9 +54,17 @@ class LanguageModelTraining(LightningModule):
         recompute: keep activations between every so many blocks alone (see ``Transformer``).
         compiled: run the blocks through ``torch.compile``, in training and validation.
         seed: of the dropouts, which are pure functions of (seed, sample number, condition).
+        start_from: folder of a model of the same shape, texts and melodies to go on from, or "embedded"; its text
+            encoder comes along, and its codec where none is named. "" begins with nothing.
+        lora: trains adapters in the blocks of that model alone; its own weights, which stay as they are, are held in
+            bfloat16 in a run that multiplies in it, and are in no checkpoint. What is exported has them merged.
 
     Attributes:
         condition_places: length of each condition in the last micro-batch; how much arithmetic that was depends on it.
+
+    Raises:
+        InputError: ``start_from`` is no model's folder, or one of another shape or codec; adapters that have nothing to
+            begin with or cannot be trained; or another setting that makes no sense.
     """
 
     def __init__(
@@ -62,17 +80,26 @@ class LanguageModelTraining(LightningModule):
         recompute: int = 0,
         compiled: bool = False,
         seed: int = 0,
+        start_from: str = "",
+        lora: AdapterConfig | None = None,
     ) -> None:
         super().__init__()
         self.compiled, self._is_compiled = compiled, False
-        self.text, self.optim, self.codec, self.train_on_padding = text, optim, codec, train_on_padding
+        self.text, self.optim, self.train_on_padding = text, optim, train_on_padding
         self.dropout = ConditionDropout(condition_dropout, dict(attribute_dropout or {}), seed)
-        conditioners = build_conditioners(text, melody)
+        self.start_from, self.lora = start_from, lora
+        self.start = (
+            starting_point(start_from, codec, {"lm": lm, "text": text, "melody": melody}) if start_from else None
+        )
+        self.codec = codec or (self.start.codec if self.start else "")
+        self._origin = self.start.checksum if self.start else ""
+        conditioners = self.start.conditioners() if self.start else build_conditioners(text, melody)
         # What is frozen is no submodule: it stays out of checkpoints, averages and sharding.
         self._conditioners = [conditioners]
         trained = [one for one in conditioners.by_name.values() if one.trained]
         self.trained_conditioners = nn.ModuleList(trained)
-        self.lm = LanguageModel(lm, conditioners.dims)
+        dims = conditioners.dims
+        self.lm = self.start.language_model(dims) if self.start else LanguageModel(lm, dims)
         if recompute < 0:
             raise InputError(f"recompute is {recompute}; give 0 for none, or every how many blocks")
         self.lm.transformer.recompute = recompute
@@ -81,6 +108,26 @@ class LanguageModelTraining(LightningModule):
         unknown = set(self.dropout.each) - set(lm.conditions)
         if unknown:
             raise InputError(f"attribute_dropout of {unknown.pop()!r}: the model hears {', '.join(lm.conditions)}")
+        if lora is not None:
+            self._adapt(lora)
+
+    def _adapt(self, lora: AdapterConfig) -> None:
+        """From here on adapters are all that is trained, and all that checkpoints have of the model."""
+        if self.start is None:
+            raise InputError("lora: adapters are trained beside the weights of a model: name it as start_from")
+        if self.optim.algorithm == "dadaptation":
+            raise InputError("lora: D-Adaptation was made for whole models, and is not tried with adapters; take AdamW")
+        self.trained_conditioners.requires_grad_(False)
+        adapt(self.lm, lora)
+        self.base = BaseChecksum(self._origin, self.start_from)
+        keep_out_of_checkpoints(self)
+
+    def train(self, mode: bool = True) -> "LanguageModelTraining":
+        """As of every module; beside adapters no text encoder is in training, nor has it dropout."""
+        super().train(mode)
+        if self.lora is not None:
+            self.trained_conditioners.eval()
+        return self
 
     @property
     def conditioners(self) -> Conditioners:
@@ -122,8 +169,13 @@ class LanguageModelTraining(LightningModule):
         """Compiles the blocks if asked to, and shards the parameters where the strategy does that.
 
         Raises:
-            InputError: the optimiser has to see whole parameters.
+            InputError: the optimiser has to see whole parameters, or there are adapters, which are not sharded.
         """
+        if self.lora is not None:
+            if self.device_mesh is not None:
+                raise InputError("lora: adapters and the weights beside them are not sharded; take cluster/gpus")
+            if self.trainer.precision == "bf16-mixed":
+                hold_in_bfloat16(self.lm)
         blocks = cast(Sequence[Block], self.lm.transformer.blocks)
         if self.compiled and not self._is_compiled:
             self._is_compiled = True
@@ -148,7 +200,12 @@ class LanguageModelTraining(LightningModule):
         melody = self.conditioners.melody
         # Not this class, which sharding has replaced.
         made = LanguageModelTraining(
-            self.lm.config, self.text, self.optim, melody.config if melody else None, codec=self.codec
+            self.lm.config,
+            self.text,
+            self.optim,
+            melody.config if melody else None,
+            codec=self.codec,
+            start_from=self.start_from,
         )
         made.load_state_dict(state, assign=True)
         return made
@@ -207,13 +264,36 @@ class LanguageModelTraining(LightningModule):
         }
         return {name: parameters for name, parameters in found.items() if parameters}
 
+    def plain(self) -> LanguageModel:
+        """The language model as it is now; where there are adapters a copy in float32 that has them merged.
+
+        Merged into the weights that are in the folder, not into what of them is left in bfloat16.
+        """
+        if self.lora is None:
+            return self.lm
+        assert self.start is not None, "adapters without a model"
+        return merged(self.lm, self.start.language_model(self.conditioners.dims)).eval()
+
     def music_model(self, name: str) -> MusicModel:
-        """The model as it is now, to generate with: the module's own weights, no copy; ``name`` is its checksum."""
-        return MusicModel(self.lm, self.conditioners, load_codec(self.codec, self.device), name, about={})
+        """The model as it is now, to generate with; ``name`` is its checksum.
+
+        It has the module's own weights, no copy, unless there are adapters.
+        """
+        lm = self.plain().to(self.device)
+        return MusicModel(lm, self.conditioners, load_codec(self.codec, self.device), name, about={})
 
     def export(self, folder: str | Path, half: bool = False) -> None:
-        """Writes the model as a model folder, with its codec; the language model in float16 if asked to."""
-        save_model(folder, self.lm, self.text, self.conditioners, self.codec, half=half)
+        """Writes the model as a model folder, with its codec; the language model in float16 if asked to.
+
+        Whatever else the config of the model says that it began with (its licence, say) stays there.
+        """
+        about: dict[str, Any] = {}
+        if self.start is not None:
+            lora = asdict(self.lora) if self.lora else None
+            origin = {"model": self.start_from, "checksum": self._origin, "lora": lora}
+            about = {**self.start.further, "fine_tuned_from": origin}
+        whole = self.start is not None and self.start.text_encoder is not None
+        save_model(folder, self.plain(), self.text, self.conditioners, self.codec, about, half, whole)
 
     def configure_optimizers(self) -> Any:
         """The optimiser with warm-up and cosine over the run's ``max_steps``."""
