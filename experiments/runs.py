@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule
 from datamodules.errors import InputError
 from experiments.cli import CHECKPOINTS, LAST, instantiated
 from lightning_modules.callbacks import WeightAverage
+from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.sharding import META, read_sharded
 from lightning_modules.whole_checkpoints import WholeCheckpoints
 
@@ -60,7 +61,10 @@ class Run:
 
     def composed(self) -> tuple[LightningModule, list[Callback]]:
         """Module and callbacks as they were before the first step."""
-        return instantiated(str(self.folder / CONFIG))
+        module, callbacks = instantiated(str(self.folder / CONFIG))
+        if isinstance(module, LanguageModelTraining):  # in a run the data tell
+            module.window = self.config["data"]["init_args"].get("seconds")
+        return module, callbacks
 
 
 def restore(module: LightningModule, callbacks: list[Callback], checkpoint: Path) -> tuple[int, WeightAverage]:

@@ -281,6 +281,10 @@ def test_the_same_from_checkpoints(things, tmp_path, capsys):
     assert end(*fit_arguments(things, *inside)) == 0
     made = tmp_path / "r" / "samples"
     assert [path.name for path in made.iterdir()] == ["step-4"]
+    # The length that it was trained on goes with the model, at the end and out of a checkpoint.
+    assert load_model(tmp_path / "r" / "model").window == 2.0
+    assert end("export", "--run", "r", "--out", tmp_path / "early") == 0
+    assert load_model(tmp_path / "early").window == 2.0
     within = {path.name: path.read_bytes() for path in (made / "step-4").glob("*.wav")}
     scores = json.loads((made / "step-4" / "results.json").read_text())["metrics"]
     (made / "step-4" / "results.json").unlink()

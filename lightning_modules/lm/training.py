@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from datamodules.batches import TokenBatch
 from datamodules.errors import InputError
 from datamodules.tokens.store import TokenStore
+from datamodules.tokens.windows import TokenDataModule
 from lightning_modules.checkpoints import save_model
 from lightning_modules.codec.folder import codec_checksum, load_codec
 from lightning_modules.conditioning.conditioners import Conditioners, build_conditioners
@@ -60,6 +61,7 @@ class LanguageModelTraining(LightningModule):
             bfloat16 in a run that multiplies in it, and are in no checkpoint. What is exported has them merged.
 
     Attributes:
+        window: seconds of a training crop, which generation does not go beyond at once; None where that is not known.
         condition_places: length of each condition in the last micro-batch; how much arithmetic that was depends on it.
 
     Raises:
@@ -103,6 +105,7 @@ class LanguageModelTraining(LightningModule):
         if recompute < 0:
             raise InputError(f"recompute is {recompute}; give 0 for none, or every how many blocks")
         self.lm.transformer.recompute = recompute
+        self.window: float | None = None
         self.condition_places: dict[str, int] = {}
         self.valid_ce: Sequence[MeanMetric] = nn.ModuleList([MeanMetric() for _ in range(lm.codebooks)])  # type: ignore[assignment]
         unknown = set(self.dropout.each) - set(lm.conditions)
@@ -142,9 +145,10 @@ class LanguageModelTraining(LightningModule):
         """
         if stage == "fit" and not self.codec:
             raise InputError("a trained model carries its codec along: set model.init_args.codec to the codec's folder")
-        store = getattr(getattr(self.trainer, "datamodule", None), "store", None)
-        if store is not None:
-            self._check(store)
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, TokenDataModule):
+            self.window = data.frames / data.store.frame_rate
+            self._check(data.store)
 
     def _check(self, store: TokenStore) -> None:
         config, melody = self.lm.config, self.conditioners.melody
@@ -208,6 +212,7 @@ class LanguageModelTraining(LightningModule):
             start_from=self.start_from,
         )
         made.load_state_dict(state, assign=True)
+        made.window = self.window
         return made
 
     def on_fit_start(self) -> None:
@@ -280,7 +285,8 @@ class LanguageModelTraining(LightningModule):
         It has the module's own weights, no copy, unless there are adapters.
         """
         lm = self.plain().to(self.device)
-        return MusicModel(lm, self.conditioners, load_codec(self.codec, self.device), name, about={})
+        about = {"window": self.window} if self.window is not None else {}
+        return MusicModel(lm, self.conditioners, load_codec(self.codec, self.device), name, about)
 
     def export(self, folder: str | Path, half: bool = False) -> None:
         """Writes the model as a model folder, with its codec; the language model in float16 if asked to.
@@ -292,6 +298,8 @@ class LanguageModelTraining(LightningModule):
             lora = asdict(self.lora) if self.lora else None
             origin = {"model": self.start_from, "checksum": self._origin, "lora": lora}
             about = {**self.start.further, "fine_tuned_from": origin}
+        if self.window is not None:
+            about["window"] = self.window
         whole = self.start is not None and self.start.text_encoder is not None
         save_model(folder, self.plain(), self.text, self.conditioners, self.codec, about, half, whole)
 
