@@ -27,12 +27,6 @@ class Branches:
     conditions: Conditions
     weights: tuple[float, ...]
 
-    def groups(self) -> list[Tensor]:
-        """Items [b] int64 whose texts have equally many tokens in each branch: without padding among them."""
-        counts = self.conditions["text"].mask.sum(1).view(len(self.weights), -1).T
-        kinds, which = counts.unique(dim=0, return_inverse=True)
-        return [(which == kind).nonzero()[:, 0] for kind in range(len(kinds))]
-
     def select(self, items: Tensor) -> "Branches":
         """The branches of these items ([b] int64), without places of the text that are padding in all of them."""
         count = len(self.conditions["text"].mask) // len(self.weights)
