@@ -1,12 +1,15 @@
 """From scores to sound: reading, excerpts, keys, chords, drums, and what the rendered audio measures."""
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from datamodules.corpus.accompaniment import BASS_STYLES, CHORD_STYLES, bass_notes, chord_notes
 from datamodules.corpus.arranging import Arrangement, Part, Stroke, fitted, performed, without_overlaps
+from datamodules.corpus.catalogue import catalogue
 from datamodules.corpus.drums import KICK, drum_hits, metre_permits
 from datamodules.corpus.harmony import harmonise
 from datamodules.corpus.instruments import CONSORTS, INSTRUMENTS, KITS, instrument
@@ -14,10 +17,11 @@ from datamodules.corpus.keys import estimate_key
 from datamodules.corpus.musicxml import stretch
 from datamodules.corpus.orchestration import arrange
 from datamodules.corpus.packages import package_folder, soundfont_path
-from datamodules.corpus.pieces import choose_excerpt
+from datamodules.corpus.pieces import LONGEST_SECONDS, SHORTEST_SECONDS, Job, choose, choose_excerpt
 from datamodules.corpus.reading import UnusableScoreError, read_score
 from datamodules.corpus.rendering import SAMPLE_RATE, TAIL_SECONDS, render
 from datamodules.corpus.scores import Bar, Note, Score, excerpt, joined_bars, played_round, steady_runs
+from datamodules.corpus.selection import SCORES, Selection
 
 CORPUS = package_folder("music21") / "corpus"
 JIG = """X:1
@@ -37,6 +41,18 @@ def bars(count, beats=4.0, metre=(4, 4), tempo=None):
 def scale_score(pitches=(60, 62, 64, 65, 67, 69, 71, 72), count=8):
     notes = tuple(Note(float(i), 1.0, pitches[i % len(pitches)]) for i in range(4 * count))
     return Score(notes, bars(count))
+
+
+def test_a_score_of_which_many_excerpts_are_damaged_is_played_in_the_end():
+    """Piece 6,934 of seed 1 belongs to a side of a collection with a single score, and its first excerpt is too short."""
+    hand = Selection(catalogue(), 1).deal(6935)[6934]
+    assert len({entry.score for entry in hand}) == 1
+    job = Job(6934, 1, tuple(hand), Path("unused.flac"), soundfont_path(None), "recipe")
+    entry, score, bpm, _ = choose(job)
+    assert entry == hand[0]
+    assert SHORTEST_SECONDS * 0.75 <= score.beats * 60 / bpm <= LONGEST_SECONDS
+    with pytest.raises(RuntimeError, match="none of 12 scores"):
+        choose(replace(job, hand=job.hand[:SCORES]))
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------

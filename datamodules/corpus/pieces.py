@@ -14,6 +14,7 @@ from datamodules.corpus.keys import estimate_key
 from datamodules.corpus.orchestration import arrange
 from datamodules.corpus.reading import UnusableScoreError
 from datamodules.corpus.scores import Score, excerpt, played_round, steady_runs
+from datamodules.corpus.selection import SCORES
 from datamodules.corpus.wording import tempo_class
 from datamodules.errors import InputError
 
@@ -129,8 +130,8 @@ def stored_line(path: Path) -> dict[str, Any]:
 
 def choose(job: Job) -> tuple[Entry, Score, float, str]:
     """The first score of the hand that can be played: entry, excerpt, quarter notes a minute, where they came from."""
-    for entry in job.hand:
-        rng = _draws(job, entry.score)
+    for attempt, entry in enumerate(job.hand):
+        rng = _draws(job, entry.score if attempt < SCORES else f"{entry.score}/{attempt}")
         try:
             score = choose_run(entry.read(rng), rng)
             bpm, source = choose_tempo(score, entry, rng)

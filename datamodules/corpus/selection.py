@@ -21,7 +21,9 @@ _SHARES = {
     "Mozart quartets": 0.08,
     "Haydn quartets": 0.07,
 }
-ATTEMPTS = 12
+# The first so many attempts take a score each, the others further excerpts of them: a side of a collection may have
+# only one, of which many an excerpt is damaged.
+SCORES, ATTEMPTS = 12, 48
 
 
 class Selection:
@@ -55,7 +57,7 @@ class Selection:
             pack = self.packs[key]
             place = dealt.get(key, 0)
             dealt[key] = place + 1
-            spare = [pack[-1 - (place * ATTEMPTS + index) % len(pack)] for index in range(1, ATTEMPTS)]
+            spare = [pack[-1 - (place * SCORES + index) % len(pack)] for index in range(1, ATTEMPTS)]
             hands.append([pack[place % len(pack)], *spare])
         return hands
 
