@@ -44,7 +44,7 @@ def scale_score(pitches=(60, 62, 64, 65, 67, 69, 71, 72), count=8):
 
 
 def test_a_score_of_which_many_excerpts_are_damaged_is_played_in_the_end():
-    """Piece 6,934 of seed 1 belongs to a side of a collection with a single score, and its first excerpt is too short."""
+    """Piece 6,934 of seed 1 is of a side of a collection with a single score, whose first excerpt is too short."""
     hand = Selection(catalogue(), 1).deal(6935)[6934]
     assert len({entry.score for entry in hand}) == 1
     job = Job(6934, 1, tuple(hand), Path("unused.flac"), soundfont_path(None), "recipe")
