@@ -4,20 +4,20 @@ import pytest
 import torch
 
 from datamodules.errors import InputError
-from experiments.benchmarks import decode_gpu
+from experiments.benchmarks import decode_gpu, decode_job, decode_plan
 from experiments.benchmarks.measuring import Row
 
 
 @pytest.fixture
 def plan():
-    return decode_gpu.Plan(quick=True, device=torch.device("cpu"))
+    return decode_plan.Plan(quick=True, device=torch.device("cpu"))
 
 
 def test_a_part_that_fails_is_told_and_the_rest_goes_on(monkeypatch):
     def no_room(measured, plan):
         raise ValueError("no room\nat all")
 
-    monkeypatch.setattr(decode_gpu, "_job", no_room)
+    monkeypatch.setattr(decode_gpu, "measure_job", no_room)
     monkeypatch.setattr(decode_gpu, "_fused", lambda *given: None)
     monkeypatch.setattr(decode_gpu, "_agreement", lambda plan: Row("agreement", "%", 1.0))
     kept, said = [], []
@@ -34,8 +34,8 @@ def test_a_part_that_fails_is_told_and_the_rest_goes_on(monkeypatch):
 
 
 def test_a_job_is_clips_in_files(plan):
-    measured = decode_gpu.Measured(lambda rows: None, lambda text: None)
-    decode_gpu._job(measured, plan)
+    measured = decode_plan.Measured(lambda rows: None, lambda text: None)
+    decode_job.measure_job(measured, plan)
     *batches, _, job, scaled = measured.rows
     assert [row.name.split(",")[1] for row in batches] == [" batch 2", " batch 3"]
     assert job.name.startswith("5 captions to WAV files of 0.2 s")
@@ -43,7 +43,7 @@ def test_a_job_is_clips_in_files(plan):
 
 
 def test_a_step_reads_the_weights_of_its_products(plan):
-    lm = decode_gpu.random_lm(plan, "medium")
+    lm = decode_plan.random_lm(plan, "medium")
     width, layers, outputs = 64, 2, 4 * 64
     block = (3 + 1 + 1 + 1 + 4 + 4) * width * width  # without the keys and values of the text
     assert decode_gpu._read_weights(lm) == 2 * (layers * block + outputs * width)  # two bytes each

@@ -8,119 +8,29 @@ Shape letters: B items, R rows (2 B with guidance), L places of the text, D widt
 
 import gc
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.markup import escape
 from torch import Tensor, nn
 
 from datamodules.errors import InputError
 from experiments.benchmarks.decode import GUIDANCE, TEXT_DIM, TOKENS, WORDS, peer_of
+from experiments.benchmarks.decode_job import measure_job
+from experiments.benchmarks.decode_plan import DTYPE, SIZES, Measured, Plan, random_lm, synchronised
 from experiments.benchmarks.measuring import Row
-from lightning_modules.codec.config import CodecConfig
-from lightning_modules.codec.encodec import EnCodec
-from lightning_modules.conditioning.conditioners import Conditioners
 from lightning_modules.conditioning.conditions import Condition, Conditions
-from lightning_modules.conditioning.t5 import fresh_byte_encoder
-from lightning_modules.conditioning.text import BYTES, TextEncoderConfig
 from lightning_modules.generation.decoder import Decoder
 from lightning_modules.generation.engine import Drawing, forced_logits
 from lightning_modules.generation.graphs import Replayed
 from lightning_modules.generation.guidance import Branches, branches
-from lightning_modules.generation.model import MusicModel
 from lightning_modules.generation.sampling import Sampling
-from lightning_modules.lm.model import LanguageModel, LanguageModelConfig
+from lightning_modules.lm.model import LanguageModel
 
-SIZES = {
-    "small": LanguageModelConfig(),
-    "medium": LanguageModelConfig(dim=1536, layers=48, heads=24),
-    "large": LanguageModelConfig(dim=2048, layers=48, heads=32),
-}
-_TINY = LanguageModelConfig(dim=64, layers=2, heads=4, entries=64)
-_TINY_CODEC = CodecConfig(filters=4, dim=16, lstm_layers=1, entries=64)
 _WITHIN = {"small": 4.0, "medium": 2.0, "large": 1.6}  # of the floor
-_DTYPE = torch.bfloat16
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured; ``quick`` is a tiny rehearsal."""
-
-    quick: bool
-    device: torch.device
-
-    @property
-    def steps(self) -> int:
-        """Of one request."""
-        return 12 if self.quick else 503
-
-    @property
-    def seconds(self) -> float:
-        """Of a clip of the job."""
-        return 0.2 if self.quick else 10.0
-
-    @property
-    def trial(self) -> float:
-        """Seconds of a clip by which batches are tried."""
-        return self.seconds / 4
-
-    @property
-    def captions(self) -> int:
-        """Of the job."""
-        return 5 if self.quick else 500
-
-    @property
-    def batches(self) -> tuple[int, ...]:
-        """That are tried."""
-        return (2, 3) if self.quick else (64, 128, 256)
-
-    def shape(self, size: str) -> LanguageModelConfig:
-        """Of the model."""
-        return replace(_TINY, layers=1 + list(SIZES).index(size)) if self.quick else SIZES[size]
-
-
-class Measured:
-    """The rows so far, printed and written one by one.
-
-    Args:
-        keep: is given all rows each time.
-        say: is told each row.
-    """
-
-    def __init__(self, keep: Callable[[list[Row]], object], say: Callable[[str], object]) -> None:
-        self.rows: list[Row] = []
-        self.keep, self.say, self.begun = keep, say, time.perf_counter()
-
-    def add(self, row: Row) -> None:
-        """Takes a row in."""
-        self.rows.append(row)
-        told = {name: value for name, value in row.record().items() if value is not None}
-        self.tell(f"{told} {row.wanted}")
-        self.keep(self.rows)
-
-    def tell(self, text: str) -> None:
-        """Says it with the time."""
-        self.say(escape(f"{time.perf_counter() - self.begun:.0f} s: {text}"))
-
-    @contextmanager
-    def part(self, what: str) -> Iterator[None]:
-        """One that fails says so in a line, and where, and the rest goes on."""
-        self.tell(what)
-        try:
-            yield
-        except Exception as error:
-            self.tell(f"{what}: not measured: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-            traceback.print_exc()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def gpu_decode_rows(
@@ -151,7 +61,7 @@ def gpu_decode_rows(
         row = Row("small, batch 1, beside transformers' generate", "steps/s", 1 / best["small"], 1 / seconds)
         measured.add(replace(row, wanted="ratio >= 8"))
     with measured.part("a job"):
-        _job(measured, plan)
+        measure_job(measured, plan)
     for size in SIZES:
         _fused(measured, plan, size, rate, best)
     with measured.part("fused kernels beside plain ones"):
@@ -168,13 +78,6 @@ def _fused(measured: Measured, plan: Plan, size: str, rate: float, best: dict[st
         best[size] = min(best.get(size, 1.0), _stepping(measured, plan, size, rate, fused=True))
 
 
-def synchronised(device: torch.device) -> float:
-    """The time when all that was asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def copy_rate(plan: Plan) -> float:
     """Bytes a second at which the device reads and writes in a large copy, or reads in a sum: the best of five each."""
     memory = torch.ones(2**20 if plan.quick else 2**30, dtype=torch.float32, device=plan.device)
@@ -186,23 +89,6 @@ def copy_rate(plan: Plan) -> float:
             function()
             best = max(best, count * size / (synchronised(plan.device) - begun))
     return best
-
-
-@torch.no_grad()
-def random_lm(plan: Plan, size: str, text_dim: int = TEXT_DIM) -> LanguageModel:
-    """A model with random weights, made where it is used."""
-    with torch.device("meta"):
-        lm = LanguageModel(plan.shape(size), {"text": text_dim})
-    generator = torch.Generator(plan.device).manual_seed(0)
-    state: dict[str, Tensor] = {}
-    for name, parameter in lm.named_parameters():
-        made = torch.empty(parameter.shape, dtype=_DTYPE, device=plan.device)
-        if parameter.dim() == 2:
-            state[name] = made.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
-        else:
-            state[name] = made.fill_(1.0 if name.endswith("weight") else 0.0)
-    lm.load_state_dict(state, assign=True)
-    return lm.to(plan.device).eval().requires_grad_(False)
 
 
 def _given(plan: Plan, lm: LanguageModel) -> Branches:
@@ -290,7 +176,7 @@ def _agreement(plan: Plan) -> Row:
     codes = codes.to(plan.device)
     wanted, mask = forced_logits(Decoder(lm, fused=False), given, codes)
     made, _ = forced_logits(Decoder(lm, fused=True), given, codes)
-    plain, _ = forced_logits(Decoder(lm.to(_DTYPE), fused=False), given, codes)
+    plain, _ = forced_logits(Decoder(lm.to(DTYPE), fused=False), given, codes)
     low, _ = forced_logits(Decoder(lm, fused=True), given, codes)
     deviation = wanted[mask].std()
     exact, ours, peer = (float((one - wanted)[mask].std() / deviation) for one in (made, low, plain))
@@ -315,7 +201,7 @@ def _peer_seconds(plan: Plan, *, compiled: bool) -> float:
     """Seconds of a step of transformers' ``generate`` with a model of the shape of ``small``."""
     from transformers import EncoderDecoderCache, LogitsProcessorList, StaticCache
 
-    peer = peer_of(random_lm(plan, "small")).to(plan.device, _DTYPE)
+    peer = peer_of(random_lm(plan, "small")).to(plan.device, DTYPE)
     steps = 12 if plan.quick else 150
     tokens = torch.randint(1, WORDS, (1, TOKENS), generator=torch.Generator().manual_seed(0)).to(plan.device)
     stamps = _Stamps(plan.device)
@@ -336,42 +222,3 @@ def _peer_seconds(plan: Plan, *, compiled: bool) -> float:
     )
     half = len(stamps.times) // 2  # compiling and recording lie in the first
     return median([b - a for a, b in pairwise(stamps.times[half:])])
-
-
-def _job(measured: Measured, plan: Plan) -> None:
-    """Captions to files: the language model in bfloat16, the codec of 32 kHz, and writing."""
-    from experiments.jobs import Options, generate_clips
-    from experiments.prompts import Prompt
-
-    text = fresh_byte_encoder(TextEncoderConfig(name=BYTES))
-    codec = EnCodec(_TINY_CODEC if plan.quick else CodecConfig()).to(plan.device).eval()
-    lm = random_lm(plan, "small", text.dim)
-    model = MusicModel(lm, Conditioners(text).to(plan.device).eval(), codec, "random", {})
-    captions = [
-        f"number {n}: a calm piano over soft strings, {60 + n % 90} beats a minute" for n in range(plan.captions)
-    ]
-    speeds: dict[int, float] = {}
-    for batch in plan.batches:
-        begun = synchronised(plan.device)
-        model.generate_codes(captions[:batch], plan.trial)
-        speeds[batch] = batch / (synchronised(plan.device) - begun)
-        what = f"small, batch {batch}, codes of clips of {plan.trial:g} s"
-        measured.add(Row(what, "clips/s", speeds[batch]))
-    batch = max(speeds, key=lambda size: speeds[size])
-    prompts = [Prompt(f"{n:04d}", caption, plan.seconds, 0) for n, caption in enumerate(captions)]
-    codes = torch.zeros(8, codec.codebooks, round(plan.seconds * codec.frame_rate), dtype=torch.int64)
-    codes = codes.to(plan.device)
-    codec.decode(codes)
-    begun = synchronised(plan.device)
-    codec.decode(codes)
-    speed = 8 / (synchronised(plan.device) - begun)
-    measured.add(Row("decoding codes to 32 kHz, 8 clips at once", "clips/s", speed))
-    with TemporaryDirectory(prefix="mgl-bench-") as folder:
-        begun = synchronised(plan.device)
-        generate_clips(model, prompts, Path(folder), Options(batch_size=batch, precision="bf16"), "random")
-        seconds = synchronised(plan.device) - begun
-        assert len(list(Path(folder).glob("*.wav"))) == plan.captions
-    what = f"{plan.captions:,} captions to WAV files of {plan.seconds:g} s, small, batch {batch}"
-    measured.add(Row(what, "s", seconds, small_is_good=True))
-    scaled = seconds * 5500 / plan.captions
-    measured.add(Row("the same, scaled to 5,500", "s", scaled, wanted="<= 300", small_is_good=True))
