@@ -1,15 +1,21 @@
 """Whose folder it is: a run goes on in its own folder, with its own architecture and data, or not at all."""
 
+import errno
+import fcntl
+import json
+import os
+import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from datamodules.errors import InputError
 
-CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
+CONFIG, CHECKPOINTS, LOCK = "config.yaml", "checkpoints", ".lock"
 # What makes a run that run. How fast it goes, where and for how long are no part of it, nor is the optimiser.
 _MODEL = (
     "class_path", "init_args.lm", "init_args.text", "init_args.melody", "init_args.codec", "init_args.seed",
@@ -18,9 +24,66 @@ _MODEL = (
 _DATA = ("class_path", "init_args.store", "init_args.manifest", "init_args.seconds", "init_args.seed")
 _PLACES = ("codec", "start_from", "store", "manifest")
 _SHOWN = 4
+_TAKEN = (errno.EACCES, errno.EAGAIN)
+_held: list[IO[str]] = []  # the lock of the run that this process is in
 
 
 def require_own(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Takes a run's folder, which has to be that of this run, for this process alone.
+
+    Raises:
+        InputError: its checkpoints are another run's, or another process trains in it.
+    """
+    require_same(folder, config)
+    take(folder)
+
+
+def take(folder: str | Path) -> None:
+    """Locks a run's folder, in process 0, until the process takes another or ends, in whatever way.
+
+    Where the file system has no locks that is said, and nothing is locked.
+
+    Raises:
+        InputError: another process has it, here or on another machine.
+    """
+    # The first process of another node, where Lightning starts those of each, knows no rank yet.
+    others = getattr(rank_zero_only, "rank", 0) or os.environ.get("NODE_RANK", "0") != "0"
+    if others or Path(folder).is_file():
+        return
+    path = Path(folder).resolve() / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+", encoding="utf-8")
+    try:
+        # The kernel gives it back when the process dies; processes that this one forks do not have it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            file.seek(0)
+            who = _who(file.read())
+            raise InputError(f"{folder}: another process trains in it{who}; end that one first") from error
+        print(f"{folder}: its file system has no locks ({error.strerror}): start no second job of this run beside this")
+        file.close()
+        return
+    file.truncate(0)
+    file.write(json.dumps({"host": platform.node(), "process": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}))
+    file.flush()
+    # To close a file is to give up its lock, also where another handle has it: the same folder's is kept.
+    if _held and _held[0].name == file.name:
+        _held.append(file)
+    else:
+        _held[:] = [file]
+
+
+def _who(said: str) -> str:
+    try:
+        who = json.loads(said)
+        job = f", job {who['job']}" if who["job"] else ""
+        return f" (process {who['process']} on {who['host']}{job})"
+    except (ValueError, KeyError, TypeError):
+        return ""  # it has not said so yet
+
+
+def require_same(folder: str | Path, config: Mapping[str, Any]) -> None:
     """Whether the checkpoints in a run's folder, if there are any, are those of a run of this config.
 
     Args:

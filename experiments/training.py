@@ -11,7 +11,7 @@ from datamodules.tokens.format import INDEX, is_store
 from datamodules.tokens.store import TokenStore
 from experiments.compose import language_model_layers, merged, overridden
 from experiments.finetuning import CROPS, FineTuning
-from experiments.ownership import require_own
+from experiments.ownership import require_same
 from experiments.planning.checks import codec_line, data_line, melody_line, text_line
 from experiments.planning.choosing import cluster_of
 from experiments.planning.here import (
@@ -23,7 +23,7 @@ from experiments.planning.here import (
     require_precision,
     require_strategy,
 )
-from experiments.planning.preflight import RECOMPUTE, Preflight
+from experiments.planning.preflight import Preflight
 from experiments.planning.subject import CodecFacts, codec_facts, codec_layer_facts, subject
 from lightning_modules.checkpoints import TEXT_ENCODER
 
@@ -117,12 +117,11 @@ def compose(request: Request, elsewhere: Here | None = None) -> Composition:
     run = request.run or _run(request, begun)
     store, codec = _tokens(request, run, begun.stems or "" if begun else "")
     facts = codec_facts(codec)
-    planned = Preflight(subject(_countable(recipe, begun), facts), recipe, asked, here, devices, nodes, _crops(request))
-    tight = {"model.init_args.recompute": RECOMPUTE} if begun is not None and planned.tight else {}
-    planned = replace(planned, recipe=overridden(recipe, _words(tight)))
+    whole = subject(_countable(recipe, begun), facts)
+    planned = Preflight(whole, recipe, asked, here, devices, nodes, _crops(request)).fitted()
     checked = _checked(request, begun, planned, store, facts)
-    words = _words({**_values(request, run, store, codec), **tight, **planned.values()})
-    require_own(run, overridden(recipe, words))
+    words = _words({**_values(request, run, store, codec), **planned.values()})
+    require_same(run, overridden(recipe, words))
     arguments = ["fit", *(word for layer in layers for word in ("-c", layer)), *words, *further]
     lines = {
         **({"REHEARSAL": _rehearsal(recipe)} if request.data is None else {}),

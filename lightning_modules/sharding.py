@@ -2,9 +2,10 @@
 
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -60,6 +61,19 @@ class ShardedStrategy(ModelParallelStrategy):
         self._data_parallel_size = self.copies
         self._tensor_parallel_size = self.num_nodes * self.num_processes // self.copies
         super().setup_environment()
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """What all micro-batches but the last of a step are in: their gradients are not averaged over copies.
+
+        They are scattered over the shards of a copy as ever, so that no process holds more than its shard of them.
+        """
+        model = cast(FSDPModule, self.model)
+        model.set_requires_all_reduce(False)
+        try:
+            yield
+        finally:
+            model.set_requires_all_reduce(True)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None

@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from datamodules.tokens import TokenDataModule
 from experiments.callbacks.scalars import gradient_norm
@@ -30,7 +31,24 @@ STEPS, STOP, GLOBAL_BATCH, ACCUMULATE = 4, 3, 8, 2
 # Odd widths, so that shards are of uneven sizes; gradients are clipped at a norm that they do not keep to.
 SHAPE = LanguageModelConfig(dim=20, layers=2, heads=2, codebooks=2, entries=7, ff_ratio=3)
 CLIP = 0.3
-STRATEGIES = {"ddp": DDPStrategy, "sharded": ShardedStrategy}
+_FEW = 8  # losses and counts are fewer, gradients more
+REDUCED = []  # sizes of the gradients that were averaged over all processes, in their order
+
+
+class CountedDDP(DDPStrategy):
+    """Writes down what is averaged."""
+
+    def configure_ddp(self):
+        super().configure_ddp()
+        self.model.register_comm_hook(REDUCED, _average)
+
+
+def _average(reduced, bucket):
+    reduced.append(bucket.buffer().numel())
+    return allreduce_hook(None, bucket)
+
+
+STRATEGIES = {"ddp": CountedDDP, "sharded": ShardedStrategy}
 
 
 class OfTwoNodes(ShardedStrategy):
@@ -45,8 +63,11 @@ class Diary(Callback):
     def __init__(self, stop_at, end_at):
         self.stop_at, self.end_at = stop_at, end_at
         self.steps, self.pending, self.norms = {}, [], []
+        self.reduced = []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.reduced.append(sum(REDUCED))
+        REDUCED.clear()
         self.pending.append((batch.numbers.tolist(), outputs["loss"].item() * trainer.accumulate_grad_batches))
         if len(self.pending) == trainer.accumulate_grad_batches:
             self.steps[trainer.global_step], self.pending = self.pending, []
@@ -78,7 +99,12 @@ def fit(store, codec, folder, strategy="auto", *, processes=1, stop_at=None, end
         trainer.fit(module, data, ckpt_path=checkpoint)
     if not stop_at:
         trainer.save_checkpoint(f"{folder}/end.ckpt", False)
-    found = {"steps": diary.steps, "norms": diary.norms, "ce": float(trainer.callback_metrics["valid/ce"])}
+    found = {
+        "steps": diary.steps,
+        "norms": diary.norms,
+        "reduced": diary.reduced,
+        "ce": float(trainer.callback_metrics["valid/ce"]),
+    }
     for name, context in (("weights", nullcontext()), ("average", average.applied(module))):
         with context:
             whole = module.whole()
@@ -121,11 +147,20 @@ def _process(rank, folder, work, arguments):
     dist.destroy_process_group()
 
 
+def _counted(tensor, *arguments, all_reduce=dist.all_reduce, **options):
+    if tensor.numel() > _FEW:
+        REDUCED.append(tensor.numel())
+    return all_reduce(tensor, *arguments, **options)
+
+
 def plain_runs(store, codec, folder, unsharded):
     """By their names."""
     handler = signal.getsignal(signal.SIGINT)
     go = partial(fit, store, codec, processes=2)
     found = {name: go(f"{folder}/{name}", strategy()) for name, strategy in STRATEGIES.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", _counted)
+        found["copies"] = go(f"{folder}/copies", OfTwoNodes())
     found["first"] = go(f"{folder}/first", ShardedStrategy(), stop_at=STOP)
     signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
     found["rest"] = go(f"{folder}/rest", ShardedStrategy(), checkpoint=f"{folder}/first/last.ckpt")
@@ -136,7 +171,7 @@ def plain_runs(store, codec, folder, unsharded):
 def switched_runs(store, codec, folder):
     """Two steps with each switch, which must make no difference, or only that of the precision."""
     go = partial(fit, store, codec, processes=2, end_at=2)
-    found = {"copies": go(f"{folder}/copies", OfTwoNodes())}
+    found = {}
     for name, strategy in STRATEGIES.items():
         found[f"{name}-bf16"] = go(f"{folder}/{name}-bf16", strategy(), precision="bf16-mixed")
         for blocks in (1, 2):

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback
 
 from datamodules.errors import InputError
 from experiments.__main__ import main
+from experiments.benchmarks.sample_log import logged_steps
 from experiments.callbacks.guards import QUEUE_AGAIN
 from experiments.cluster import launch
 from experiments.cluster.site import Site, read_site
@@ -278,13 +279,14 @@ def test_a_folder_of_another_run_is_refused(place, capsys, monkeypatch):
 # ---- torchrun -------------------------------------------------------------------------------------------------------
 def test_torchrun_is_started_with_a_process_a_device(place, capsys, monkeypatch):
     started = []
-    monkeypatch.setattr(launch.os, "execv", lambda program, words: started.append((program, words)))
+    monkeypatch.setattr(launch.os, "execve", lambda *given: started.append(given))
     given = train("--args=-c small.yaml --trainer.devices 2 --trainer.strategy ddp", cluster="torchrun")
     assert end([*given, "--dry=true"]) == 0
     assert "torch.distributed.run --nproc-per-node=2 --max-restarts=3 --standalone" in capsys.readouterr().out
     assert not started
     assert end(given) == 0
-    ((program, words),) = started
+    ((program, words, environment),) = started
+    assert environment == {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     assert (program, words[:3]) == (sys.executable, [sys.executable, "-m", "torch.distributed.run"])
     assert words[words.index("experiments") + 1] == "train"
     assert "--run=run" in words
@@ -319,3 +321,27 @@ def test_a_killed_process_is_started_again_and_the_run_is_the_same(place):
     assert "goes on from" not in said["whole"]
     whole, killed = ((place / run / "model" / "model.safetensors").read_bytes() for run in ("whole", "killed"))
     assert whole == killed
+
+
+@pytest.mark.slow
+def test_one_process_resumes_what_two_began(place, capsys):
+    shared = {**SMALL["trainer"], "devices": 2, "strategy": "ddp"}
+    (place / "small.yaml").write_text(yaml.safe_dump({**SMALL, "trainer": shared}))
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"}
+    words = ["-c small.yaml", "--trainer.callbacks+=test_cluster.SignalAt", "--trainer.callbacks.step=2"]
+    words += [f"--trainer.callbacks.number={int(signal.SIGUSR1)}", "--trainer.callbacks.sent=sent"]
+    words += ["--trainer.callbacks+=experiments.benchmarks.sample_log.SampleLog"]
+    words += ["--trainer.callbacks.path=samples.log"]
+    given = train(f"--args={' '.join(words)}", cluster="torchrun")
+    command = [sys.executable, "-m", "experiments", *given]
+    begun = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    assert end(["resume", "--run=run", "--args=--trainer.devices 1 --trainer.strategy auto"]) == 0
+    assert "batch: 4 = 1 device x 1 x 4 micro-batches, before 4 = 2 devices x 1 x 2" in capsys.readouterr().out
+    found = {}
+    for name in ("samples.log", "samples.1.log"):
+        for step, made in logged_steps((place / name).read_text()):
+            found.setdefault(step, []).extend(map(int, made.partition(" |")[0].split()))
+    assert {step: sorted(numbers) for step, numbers in found.items()} == {
+        step: list(range(4 * step - 4, 4 * step)) for step in range(1, 6)
+    }

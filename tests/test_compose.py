@@ -218,17 +218,22 @@ def test_what_fits_is_dealt_out(capsys, store, gpus):
     assert printed(capsys, small.arguments)["data"]["init_args"]["batch_size"] == 3
     assert "WARNING" not in told(small)["memory"]
     # 3.3B whole on each such GPU: nothing helps. Sharded, which is what is chosen, recomputing does; and for 300M on a
-    # smaller one.
+    # smaller one. What was asked for stays.
     assert "WARNING: too much; no batch fits" in told(compose(store, size="large", cluster="gpus"))["memory"]
     sharded = told(compose(store, size="large"))
     assert "8 x NVIDIA A10G, FSDP2 all" in sharded["devices"]
-    assert "WARNING: too much; ARGS='--model.init_args.recompute 2" in sharded["memory"]
+    assert "WARNING" not in sharded["memory"]
+    assert sharded["recompute"] == "2 blocks at a time: not one crop fits otherwise"
     gpus(8, "A card", 10.5)
-    lines = told(compose(store, size="small"))
-    assert "WARNING: too much; ARGS='--model.init_args.recompute 2 --data.init_args.batch_size 1'" in lines["memory"]
-    assert "time" not in lines
-    words = ("--model.init_args.recompute", "2", "--data.init_args.batch_size", "1")
-    assert "WARNING" not in told(compose(store, *words, size="small"))["memory"]
+    tight = compose(store, size="small")
+    assert "WARNING" not in told(tight)["memory"]
+    assert "time" not in told(tight)
+    assert printed(capsys, tight.arguments)["model"]["init_args"]["recompute"] == 2
+    asked = compose(store, "--model.init_args.recompute", "0", size="small")
+    assert (
+        "WARNING: too much; ARGS='--model.init_args.recompute 2 --data.init_args.batch_size 1'" in told(asked)["memory"]
+    )
+    assert printed(capsys, asked.arguments)["model"]["init_args"]["recompute"] == 0
 
 
 def test_further_arguments_win_and_are_counted(capsys, store, gpus, tmp_path):

@@ -10,7 +10,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from datamodules.errors import InputError
 from experiments.cluster.site import read_site
 from experiments.cluster.slurm import job, submit
-from experiments.cluster.torchrun import torchrun
+from experiments.cluster.torchrun import ENVIRONMENT, torchrun
 from experiments.planning.here import processes
 from experiments.resuming import checkpoint_of, goes_on_from, is_finished
 from experiments.training import LAUNCHERS, Composition, Request, compose
@@ -70,12 +70,12 @@ def _submit(request: Request) -> None:
 def _exec_torchrun(request: Request) -> None:
     composition = compose(replace(request, dry=True))
     words = torchrun(_command(request, composition), composition.devices, composition.nodes, os.environ)
+    settings = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
     if request.dry:
         _say(composition, request.dry)
-        print(f"$ {shlex.join(words)}")
-        return
-    print(f"$ {shlex.join(words)}", flush=True)
-    os.execv(sys.executable, words)
+    print(f"$ {settings} {shlex.join(words)}", flush=True)
+    if not request.dry:
+        os.execve(sys.executable, words, {**os.environ, **ENVIRONMENT})
 
 
 def _say(composition: Composition, dry: bool) -> None:

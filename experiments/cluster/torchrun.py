@@ -5,6 +5,9 @@ from collections.abc import Mapping
 
 from datamodules.errors import InputError
 
+# A place to meet for each start of the processes. torchrun would have them meet where those before them did, and read
+# each other's old addresses there: they hang, or fail to connect (pytorch/pytorch issue 135712).
+ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _RESTARTS = 3
 
 

@@ -60,11 +60,13 @@ class Traffic:
         reduced: bytes of gradients, all-reduced or reduce-scattered.
         gathered: bytes of weights, all-gathered for forward and backward.
         seconds: for both, at the full speed of the wires.
+        last: of these, seconds for what travels in the last micro-batch alone.
     """
 
     reduced: float
     gathered: float
     seconds: float
+    last: float
 
 
 def traffic(subject: Subject, where: Machines, sharding: Sharding, accumulate: int) -> Traffic:
@@ -73,7 +75,7 @@ def traffic(subject: Subject, where: Machines, sharding: Sharding, accumulate: i
     Data parallel, gradients are all-reduced in float32 once a step, in rings: a device sends them twice, less what is
     its own, and a node's share of that goes over all its network cards together. Sharded, weights are gathered for
     forward and again for backward, the blocks' in 16 bits, and gradients scattered in float32, in every micro-batch;
-    across nodes the shards of gradients are all-reduced besides where only nodes are sharded.
+    across nodes the shards of gradients are all-reduced besides, once a step, where only nodes are sharded.
     """
     trained = subject.counts.trained
     node_wires = where.network * where.per_node
@@ -81,7 +83,7 @@ def traffic(subject: Subject, where: Machines, sharding: Sharding, accumulate: i
         sent = 2 * _FLOAT * trained * _others(where.count)
         between = sent / node_wires if where.nodes > 1 else 0.0
         within = sent / where.gpu.link if where.per_node > 1 else 0.0
-        return Traffic(sent, 0.0, max(within, between))
+        return Traffic(sent, 0.0, max(within, between), max(within, between))
     among = where.per_node if sharding == "node" else where.count
     blocks = subject.lm.layers * subject.counts.block
     gathered = accumulate * 2 * (_HALF * blocks + _FLOAT * (trained - blocks)) * _others(among)
@@ -91,9 +93,9 @@ def traffic(subject: Subject, where: Machines, sharding: Sharding, accumulate: i
         seconds = max(seconds, (gathered + scattered) / node_wires)
     across = 0.0
     if sharding == "node" and where.nodes > 1:
-        across = accumulate * 2 * _FLOAT * trained / where.per_node * _others(where.nodes)
-        seconds += across / where.network
-    return Traffic(scattered + across, gathered, seconds)
+        across = 2 * _FLOAT * trained / where.per_node * _others(where.nodes)
+    last = across / where.network
+    return Traffic(scattered + across, gathered, seconds + last, last)
 
 
 def _others(count: int) -> float:

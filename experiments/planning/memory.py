@@ -32,7 +32,8 @@ class Memory:
         average: the averaged weights.
         copies: 16-bit copies of weights: all of mixed precision's, or with sharding those that are gathered at a time.
         activations: what the blocks keep for the way back, for one micro-batch.
-        loss: the logits' log-probabilities, and on the way back two gradients of their size.
+        loss: the logits, their log-probabilities in float32, and one codebook's logits in float32: at the end of the
+            forward pass. Backward takes less: gradients come one codebook after the other.
         text_encoder: a frozen one's weights, or what a trained one keeps for the way back.
         codec: its weights, for the samples in the log; tokens need none.
         scratch: of the optimiser's step.
@@ -75,7 +76,7 @@ def memory(subject: Subject, batch: int, *, shards: int = 1, sharding: Sharding 
         average=state,
         copies=copies,
         activations=batch * activations(subject, recompute),
-        loss=batch * (loss_kept(subject) + 2 * _FLOAT * subject.lm.codebooks * subject.lm.entries * subject.steps),
+        loss=batch * loss_peak(subject),
         text_encoder=encoder,
         codec=counts.codec * _FLOAT,
         scratch=counts.trained * _SCRATCH[subject.algorithm] // shards,
@@ -122,6 +123,15 @@ def loss_kept(subject: Subject) -> int:
     """Bytes that the loss keeps of one crop: log-probabilities in float32, the sequence, and the targets."""
     books = subject.lm.codebooks * subject.steps
     return _FLOAT * books * subject.lm.entries + 2 * 8 * books
+
+
+def loss_peak(subject: Subject) -> int:
+    """Bytes of one crop's logits and loss at their highest: what the loss keeps, the logits, and a codebook in float32.
+
+    On the way back there are fewer: the log-probabilities go as gradients come, which are of the logits' precision.
+    """
+    codebook = subject.lm.entries * subject.steps
+    return loss_kept(subject) + (PRECISIONS[subject.precision] * subject.lm.codebooks + _FLOAT) * codebook
 
 
 def encoder_activations(subject: Subject) -> int:

@@ -138,8 +138,8 @@ def layout(
     again = _FROZEN_RECOMPUTED if subject.lora else _RECOMPUTED
     work = subject.flops(dealt.crops).total * (again if recompute else 1.0)
     compute = work / (where.count * where.gpu.peak * utilisation)
-    # DDP reduces while the last micro-batch goes back; sharded weights and gradients travel all the time.
-    behind = compute * 2 / 3 / dealt.accumulate if sharding == "ddp" else compute
+    # What is reduced once a step is hidden by the way back of the last micro-batch; all else travels all the time.
+    late = max(0.0, said.last - compute * 2 / 3 / dealt.accumulate) + max(0.0, said.seconds - said.last - compute)
     return Layout(
         sharding=sharding,
         recompute=recompute,
@@ -148,7 +148,7 @@ def layout(
         fits=held.total <= (1 - FREE) * where.gpu.memory,
         traffic=said,
         compute=compute,
-        seconds=compute + max(0.0, said.seconds - behind),
+        seconds=compute + late,
     )
 
 

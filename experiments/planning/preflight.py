@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from experiments.compose import overridden
 from experiments.console import in_words
 from experiments.planning.dealing import Deal, deal, deals
 from experiments.planning.gpus import gpu_named
@@ -18,6 +19,7 @@ _GIB = 2**30
 _UTILISATION = 0.4
 _VALIDATE_EVERY = 2000  # optimiser steps
 RECOMPUTE = 2  # blocks between kept activations: near the least memory at the paper's depths
+_SETTING = "model.init_args.recompute"
 _NETWORK = 400.0  # Gbit/s a GPU
 
 
@@ -33,6 +35,7 @@ class Preflight:
         devices: of them, that are used in each node.
         nodes: how many.
         crops: of an optimiser step.
+        recomputed: whether the recipe has activations computed again because not one crop fits otherwise.
     """
 
     subject: Subject
@@ -42,6 +45,16 @@ class Preflight:
     devices: int
     nodes: int
     crops: int
+    recomputed: bool = False
+
+    def fitted(self) -> "Preflight":
+        """The same, with activations computed again where not one crop fits a device otherwise, as far as is known.
+
+        What was asked for stays.
+        """
+        if not self._tight or "recompute" in self.asked.get("model", {}).get("init_args", {}):
+            return self
+        return replace(self, recipe=overridden(dict(self.recipe), [f"--{_SETTING}={RECOMPUTE}"]), recomputed=True)
 
     @cached_property
     def deal(self) -> Deal:
@@ -67,6 +80,7 @@ class Preflight:
     def values(self) -> dict[str, Any]:
         """What it decides of the run's settings."""
         return {
+            **({_SETTING: RECOMPUTE} if self.recomputed else {}),
             "data.init_args.batch_size": self.deal.batch,
             "trainer.accumulate_grad_batches": self.deal.accumulate,
             # Lightning counts micro-batches here, layers optimiser steps.
@@ -88,6 +102,7 @@ class Preflight:
             "batch": f"{self.deal} micro-batches{other}: {codes:,} codes, "
             f"{subject.flops(self.deal.crops).total / 1e12:,.3g} TFLOP a step",
             "memory": self._memory_line(),
+            **({"recompute": f"{RECOMPUTE} blocks at a time: not one crop fits otherwise"} if self.recomputed else {}),
             **self._time_line(),
         }
 
@@ -98,7 +113,7 @@ class Preflight:
         return {"adapters": trained} if rank else {}
 
     @property
-    def tight(self) -> bool:
+    def _tight(self) -> bool:
         """Whether not one crop fits a device's memory, as far as that is known, unless activations are recomputed."""
         room = (1 - FREE) * self.here.memory if self._on_gpus and self.here.memory is not None else None
         return room is not None and not self._recompute and self._memory(1).total > room
@@ -148,10 +163,7 @@ class Preflight:
         less = self._memory(1, RECOMPUTE)
         remedy = "no batch fits: take larger GPUs, or more of them sharded (`mgl plan` counts both)"
         if less.total <= room:
-            remedy = (
-                f"ARGS='--model.init_args.recompute {RECOMPUTE} --data.init_args.batch_size 1' takes "
-                f"{less.total / _GIB:.1f}"
-            )
+            remedy = f"ARGS='--{_SETTING} {RECOMPUTE} --data.init_args.batch_size 1' takes {less.total / _GIB:.1f}"
         return f"{line}; WARNING: too much; {remedy}"
 
     def _time_line(self) -> dict[str, str]:
