@@ -81,7 +81,7 @@ endif
 
 .PHONY: resume
 resume: $(stamp) ## Go on with the run that was interrupted last, or RUN=
-	$(mgl) resume $(if $(RUN),--run '$(RUN)')
+	$(mgl) resume $(if $(RUN),--run '$(RUN)') $(if $(ARGS),--args='$(ARGS)')
 
 .PHONY: manifest
 manifest: $(stamp) ## Look through folders of music: DATA= OUT= ARGS="--captions my.csv"
@@ -102,6 +102,15 @@ generate: $(stamp) ## Generate clips: MODEL= PROMPTS= OUT= ARGS=
 .PHONY: evaluate
 evaluate: $(stamp) ## Score a folder of clips: GENERATED= REFERENCE= JUDGE= OUT=
 	$(mgl) evaluate --generated '$(GENERATED)' --reference '$(REFERENCE)' --judge '$(JUDGE)' --out '$(or $(OUT),results.json)'
+
+.PHONY: compare-sizes
+compare-sizes: $(stamp) ## Sizes, or any systems, side by side: quality and cost. MODELS="small medium large" OUT= ARGS=
+	$(mgl) compare-sizes $(or $(MODELS),small medium large) --out '$(or $(OUT),runs/compare-sizes)' $(ARGS)
+
+.PHONY: ablations
+ablations: $(stamp) ## The paper's tables in the small, a page for each: BUDGET=2h STUDIES=patterns,sizes SEEDS=3 ARGS="--docs docs/results"
+	$(mgl) ablations --budget '$(or $(BUDGET),2h)' $(if $(STUDIES),--studies '[$(STUDIES)]') \
+		$(if $(SEEDS),--seeds '$(SEEDS)') $(ARGS)
 
 .PHONY: codec-card
 codec-card: $(stamp) ## The embedded codec beside Opus and Vorbis: RECORDINGS= TWIN= OUT=

@@ -9,6 +9,8 @@ from binascii import crc32
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evaluation.costs import short
+
 # Placeholder -> CSS. The series' colours are Okabe and Ito's, in the page's style sheet; they also differ in marker.
 _THEME = {
     "#010101": "var(--ink)",
@@ -101,6 +103,43 @@ def metric_plot(rows: Sequence[tuple[str, Mapping[str, Any] | None, int | None]]
     return _svg(figure, "; ".join(f"{name}: {score['value']:.3f}" for name, score, _ in shown if score))
 
 
+def pareto_plot(
+    rows: Sequence[tuple[str, float, Mapping[str, Any], int]], front: Sequence[int], cost: str, lower_is_better: bool
+) -> str:
+    """Quality over cost, with intervals; a line joins the systems that no other one beats in both.
+
+    Args:
+        rows: name, cost, score of results.json, index of the system.
+        front: places in ``rows`` of those on the front, from the cheapest to the dearest.
+        cost: title of that axis, which is logarithmic.
+        lower_is_better: which end of the axis of quality is the good one.
+    """
+    height = 2.2 + 0.17 * len(rows)
+    figure, axes = _axes(
+        3.4, height, cost, "\N{LEFTWARDS ARROW} better" if lower_is_better else "better \N{RIGHTWARDS ARROW}"
+    )
+    axes.set_xscale("log")
+    axes.plot(
+        *_columns([(rows[place][1], rows[place][2]["value"]) for place in front]),
+        color=_MUTED, linewidth=1, linestyle="dashed",
+    )  # fmt: skip
+    costs = sorted(row[1] for row in rows)
+    apart = (costs[-1] / costs[0]) ** 0.02  # systems of one cost stand side by side
+    for number, (name, place, score, index) in enumerate(rows):
+        place *= apart ** [row[1] for row in rows[:number]].count(place)
+        _error_bars(axes, [place], [score], "value", "low", "high", index, _plain(name))
+    axes.margins(x=0.12)
+    axes.minorticks_off()
+    ticks = costs[:1]
+    for value in costs:  # labels that do not run into each other
+        if value / ticks[-1] > (costs[-1] / costs[0]) ** 0.2:
+            ticks.append(value)
+    axes.set_xticks(ticks, [short(value) for value in ticks])
+    _legend(axes, 1)
+    best = ", ".join(rows[place][0] for place in front)
+    return _svg(figure, f"Quality over {cost}: {best} on the front")
+
+
 def _error_bars(
     axes: Any,
     places: Sequence[float],
@@ -149,10 +188,10 @@ def _axes(width: float, height: float, x: str, y: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _legend(axes: Any) -> None:
+def _legend(axes: Any, columns: int = 3) -> None:
     # above the axes: inside it would cover points
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9, labelcolor=_INK,
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9, labelcolor=_INK,
         borderaxespad=0, handletextpad=0.4, columnspacing=1.2,
     )  # fmt: skip
 

@@ -12,6 +12,9 @@ from typing import Any
 from datamodules.errors import InputError
 from evaluation import media, plots
 from evaluation.compare import Difference, Results, differences, leaves, read_results
+from evaluation.costs import Cost, cost_of, cost_text, known, pareto_axis, pareto_front
+from evaluation.published import published_tables
+from evaluation.report_files import clips_text, write_files
 from evaluation.summary import summary_sentence
 from evaluation.tables import (
     ARROWS,
@@ -28,15 +31,19 @@ from evaluation.tables import (
 TEMPLATES = Path(__file__).parent / "templates"
 # A player holds at most this much, so that a page of long songs still opens.
 LONGEST_PLAYER = 30.0
+_LISTED = 20  # of the files that belong to no prompt
 
 
-def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int = 12) -> Path:
-    """Writes the report of one or more systems.
+def write_report(
+    results: Sequence[str | Path], out: str | Path, *, clips: int = 12, costs: Sequence[Mapping[str, Any]] = ()
+) -> Path:
+    """Writes the report of one or more systems, and its tables beside it with the suffixes .csv and .md.
 
     Args:
         results: results.json files, made with one protocol; the first system is the one the others are held against.
         out: the page to write.
         clips: prompts to listen to, at most. They are chosen by a hash of their ids, not by how they sound.
+        costs: what ``mgl system-cost`` wrote of systems, these and others, with "held_out" as ``mgl perplexity`` did.
 
     Returns:
         The page's path.
@@ -58,9 +65,10 @@ def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int =
     )
     found, protocol = differences(systems), systems[0].data["protocol"]
     metrics = computed([one.data for one in systems])
+    spent, summary = _costs(systems, costs), summary_sentence(systems, found)
     page = environment.get_template("report.html.j2").render(
         title=_title(systems),
-        summary=summary_sentence(systems, found),
+        summary=summary,
         metrics=metrics,
         arrows=ARROWS,
         number=number,
@@ -74,7 +82,11 @@ def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int =
         how=_arguments(protocol),
         metric_plots=_metric_plots(systems, metrics),
         differences=_difference_rows(found),
-        codebooks=_codebooks(systems),
+        codebooks=_codebooks(spent),
+        costs=_cost_rows(spent, systems),
+        cost_columns=known(spent),
+        pareto=_pareto(systems, spent, metrics),
+        published=published_tables(),
         curves=_curves(systems),
         grid=_grid(systems, clips),
         total=len(_shared_ids(systems)),
@@ -85,6 +97,7 @@ def write_report(results: Sequence[str | Path], out: str | Path, *, clips: int =
     partial = out.with_name(out.name + ".partial")
     partial.write_text(page, encoding="utf-8")
     partial.replace(out)
+    write_files(out, systems, found, spent, summary)
     return out
 
 
@@ -116,12 +129,20 @@ def _system(one: Results, index: int) -> dict[str, Any]:
         "name": one.name,
         "index": index,
         "metrics": one.data["metrics"],
-        "n": one.data["n"],
+        "n": clips_text(one.data),
         "failed": one.data["failed"],
         "file": one.path.name,
-        "model": system.get("model"),
+        "generate": _generate(one.name, system),
         "facts": _facts(system, parameters),
     }
+
+
+def _generate(name: str, system: Mapping[str, Any]) -> str:
+    """The command that makes its clips, up to the prompts."""
+    model = system.get("model") or "MODEL"
+    return (
+        f"mgl system-clips {shlex.quote(f'{name}={model}')}" if "clips" in system else f"mgl generate --model {model}"
+    )
 
 
 def _facts(system: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, str]:
@@ -174,17 +195,54 @@ def _difference_rows(found: Sequence[Difference]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _codebooks(systems: Sequence[Results]) -> dict[str, Any] | None:
-    """Validation cross-entropy by codebook, as a plot and as rows of a table."""
-    rows = []
-    for one in systems:
-        validation = (one.data["system"].get("training") or {}).get("validation") or {}
-        if validation.get("cross_entropy"):
-            rows.append((one.name, validation["cross_entropy"], validation.get("n")))
+def _codebooks(costs: Sequence[Cost]) -> dict[str, Any] | None:
+    """Cross-entropy of held-out music by codebook, as a plot and as rows of a table."""
+    rows = [(one.name, one.held_out["cross_entropy"], one.held_out.get("n")) for one in costs if one.held_out]
     if not rows:
         return None
     plot = plots.codebook_plot([(name, codebooks) for name, codebooks, _ in rows])
     return {"plot": plot, "rows": rows, "books": [one["codebook"] for one in rows[0][1]]}
+
+
+def _costs(systems: Sequence[Results], records: Sequence[Mapping[str, Any]]) -> list[Cost]:
+    """Of the systems in their order, then of those that are only known by their cost."""
+    by_name = {record["system"]: record for record in records}
+    names = [one.name for one in systems]
+    spent = [cost_of(one.data["system"], by_name.get(one.name)) for one in systems]
+    return spent + [cost_of({"name": name}, record) for name, record in by_name.items() if name not in names]
+
+
+def _cost_rows(costs: Sequence[Cost], systems: Sequence[Results]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": one.name,
+            "index": index if index < len(systems) else None,
+            "cells": [cost_text(one, column) for column in known(costs)],
+            "notes": ", ".join(note for note in (one.where, one.gpus) if note),
+        }
+        for index, one in enumerate(costs)
+    ]
+
+
+def _pareto(systems: Sequence[Results], costs: Sequence[Cost], metrics: Sequence[MetricText]) -> dict[str, str]:
+    """A plot of quality over cost for each metric that two systems or more have."""
+    spent = costs[: len(systems)]
+    axis = pareto_axis(spent)
+    if axis is None:
+        return {}
+    field, title = axis
+    drawn = {}
+    for metric in metrics:
+        rows = []
+        for index, (one, cost) in enumerate(zip(systems, spent, strict=True)):
+            score, value = one.data["metrics"].get(metric.key) or {}, getattr(cost, field)
+            if value and score.get("value") is not None:
+                rows.append((one.name, 1 / value if field == "hours_per_hour" else value, score, index))
+        if len(rows) > 1:
+            lower = metric.better == "lower"
+            front = pareto_front([(place, score["value"]) for _, place, score, _ in rows], lower)
+            drawn[metric.key] = plots.pareto_plot(rows, front, title, lower)
+    return drawn
 
 
 def _curves(systems: Sequence[Results]) -> str | None:
@@ -247,6 +305,7 @@ def _notes(systems: Sequence[Results]) -> list[str]:
     if len(lengths) > 1:
         notes.append("The systems' clips last differently long; FAD and KL depend on it.")
     for one in systems:
+        notes += _clips_notes(one)
         notes += [f"{one.name}: {said}." for said in repeats_text(one.data["protocol"])]
         for metric in computed([other.data for other in systems]):
             score = one.data["metrics"].get(metric.key) or {}
@@ -257,4 +316,17 @@ def _notes(systems: Sequence[Results]) -> list[str]:
                 notes.append(f"{one.name}, {metric.name}: {score['note']}.")
             if said := infinity_text(score):
                 notes.append(f"{one.name}, {metric.name}: {said}.")
+    return notes
+
+
+def _clips_notes(one: Results) -> list[str]:
+    """What a system did not make, and files of it that belong to no prompt."""
+    clips = one.data["system"].get("clips") or {}
+    notes = []
+    if clips and clips["made"] < clips["asked"]:
+        notes.append(f"{one.name} has {clips['made']} clips for {clips['asked']} prompts.")
+    for key, what in (("unmatched", "match no prompt"), ("unreadable", "are no audio")):
+        if names := clips.get(key):
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            notes.append(f"{one.name}: {len(names)} files {what}: {', '.join(names[:_LISTED])}{more}.")
     return notes

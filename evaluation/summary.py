@@ -58,8 +58,9 @@ def _against(systems: Sequence[Results], found: Sequence[Difference]) -> str:
             else []
         )
         parts.append(f"{other.name} {', '.join(said)}" if said else f"{other.name} cannot be set against it")
-    fewest = min(one.data["n"] for one in systems)
-    against = f"On {_count(fewest, 'prompt')}, against {systems[0].name}"
+    numbers = [one.data["n"] for one in systems]
+    fewer = f"{min(numbers)} to " * (min(numbers) < max(numbers))
+    against = f"On {fewer}{_count(max(numbers), 'prompt')}, against {systems[0].name}"
     return f"{against}: {'; '.join(parts)} (95 % intervals of paired differences)."
 
 

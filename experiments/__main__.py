@@ -92,9 +92,21 @@ COMMANDS = {
         "generation_time",
         "how long a model takes for a clip",
     ),
+    "ablations": (
+        "experiments.commands.ablations",
+        "ablations",
+        "the paper's tables, repeated in the small within a time budget",
+    ),
     "degrade": ("experiments.commands.degrade", "degrade", "real music made worse, to see if an evaluation notices"),
     "score-run": ("experiments.commands.score_run", "score_run", "samples and scores of a run's checkpoints"),
     "compare": ("experiments.commands.compare", "compare", "results of several systems as one page"),
+    "compare-sizes": (
+        "experiments.commands.compare_sizes",
+        "compare_sizes",
+        "sizes and other systems side by side: clips, scores, perplexity, cost, one page",
+    ),
+    "system-clips": ("experiments.commands.compare_sizes", "system_clips", "clips of any system for the same prompts"),
+    "system-cost": ("experiments.commands.compare_sizes", "system_cost", "what a system costs to train and to run"),
     "bench": ("experiments.commands.bench", "bench", "figures beside a peer's, measured in one run"),
 }
 LIGHTNING = {

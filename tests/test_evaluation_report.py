@@ -121,7 +121,7 @@ def test_the_page_says_what_there_is(page, results):
     ):
         assert expected in text
     assert "prompt <clip" not in text
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 10  # four metrics, each with a plot of its own and one over cost; curves, codebooks
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
 
@@ -157,6 +157,66 @@ def test_results_from_before_protocols_are_still_read(results, tmp_path):
     with pytest.raises(InputError, match="different protocols"):
         read_results([results[0], old])
     old.unlink()
+
+
+def test_costs_stand_beside_scores_and_published_numbers_do_not(results, tmp_path):
+    record = {
+        "system": "nano",
+        "parameters": {"lm": 2_500_000},
+        "training": {"gpu": "h100", "gpus": 8, "layout": "DDP", "flops": 7e20, "memory": 2**31, "gpu_hours": 1234.4},
+        "generation": {"steps_per_second": 50.0, "hours_per_hour": 2.5, "audio_seconds_per_second": 2.5,
+                       "device": "cpu", "threads": 2},
+        "held_out": {"n": 3, "cross_entropy": [{"codebook": 0, "value": 1.0}, {"codebook": 1, "value": 3.0}]},
+    }  # fmt: skip
+    big = {"system": "big", "parameters": {"lm": 3_000_000_000}, "training": None, "generation": None}
+    page = write_report(results, tmp_path / "r.html", clips=1, costs=[record, big])
+    text = page.read_text(encoding="utf-8")
+    cost = text.partition('<section id="cost">')[2].partition("</section>")[0]
+    cells = re.findall(r'data-label="([^"]+)">([^<]*)</td>', cost.partition("nano<")[2].partition("</tr>")[0])
+    assert dict(cells) == {
+        "Parameters": "2.5 M",
+        "Steps a second": "50",
+        "Hours of music an hour": "2.5",
+        "Perplexity": "7.4",  # exp(2)
+        "Memory of a GPU": "2.0 GiB",
+        "Training FLOPs": "7.00e+20",
+        "GPU-hours": "1,234",
+    }
+    assert "no clips: cost only" in cost.partition("big<")[2].partition("</tr>")[0]
+    assert cost.count("<svg") == 4
+    published = text.partition('<section id="published">')[2].partition("</section>")[0]
+    for outside, inside in (("MusicLM", True), ("Noise2Music", True), ("nano", False), ("certain", True)):
+        assert (outside in published) == inside
+    assert "MusicLM" not in text.replace(published, "")
+    rows = page.with_suffix(".csv").read_text().splitlines()
+    assert 'cost,nano,,gpu_hours,1234.4,,,,"8 x h100, DDP"' in rows
+    assert any(row.startswith("difference,micro $x$,nano,kld,") for row in rows)
+    assert "| micro $x$ |" in page.with_suffix(".md").read_text()
+
+
+def test_quality_is_drawn_over_speed_only_where_all_were_measured_in_one_place():
+    from evaluation.costs import Cost, pareto_axis
+
+    first = Cost("a", parameters=10, hours_per_hour=1.0, where="cpu, 1 threads")
+    assert pareto_axis([first, Cost("b", 20, hours_per_hour=2.0, where="cpu, 1 threads")])[0] == "hours_per_hour"
+    assert pareto_axis([first, Cost("b", 20, hours_per_hour=2.0, where="cuda, 1 threads")])[0] == "parameters"
+    assert pareto_axis([first, Cost("b", 20)])[0] == "parameters"
+    assert pareto_axis([first, Cost("b")]) is None
+
+
+def test_fewer_clips_than_asked_are_shown_with_their_count(results, tmp_path):
+    data = json.loads(results[1].read_text())
+    data["system"]["clips"] = {"asked": 12, "made": 9, "unmatched": ["<x>"] * 25}
+    fewer = results[1].with_name("fewer.json")
+    fewer.write_text(json.dumps(data))
+    page = write_report([fewer], tmp_path / "r.html", clips=1)
+    text = page.read_text(encoding="utf-8")
+    assert "9 of 12</td>" in text
+    assert "mgl system-clips &#39;micro $x$=runs/demo/micro $x$&#39; --prompts" in text
+    assert "25 files match no prompt: &lt;x&gt;" in text
+    assert "and 5 more" in text
+    assert "9 of 12 |" in page.with_suffix(".md").read_text()
+    fewer.unlink()
 
 
 def test_audio_that_went_away_is_said(results, tmp_path):

@@ -1,0 +1,1 @@
+"""Whatever makes music from prompts, behind one contract: prompts, and perhaps melodies -> a folder of clips."""
