@@ -1,5 +1,7 @@
 """What commands share on the terminal: progress bars, devices, checked output folders."""
 
+import logging
+import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -50,6 +52,19 @@ def require_folder(path: str | Path) -> Path:
     except (PermissionError, NotADirectoryError) as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
     return folder
+
+
+def quiet_prediction() -> None:
+    """Hides what Lightning says to everybody who predicts, and what no user of ours can act on."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        "Total length of `DataLoader`",
+        ".*does not have many workers",
+        # Lightning's own use of a deprecated call.
+        r".*isinstance\(treespec, LeafSpec\)",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def in_words(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Real music made worse by a known amount: what an evaluation must notice, and what judges learn from.
+"""Real music made worse by a known amount: what an evaluation must notice.
 
 Shape letters: C channels, N samples.
 """

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import InputError
-from datamodules.features.chroma import ChromaExtractor
-from lightning_modules.checkpoints import Description, describe
+from lightning_modules.checkpoints import describe
 from lightning_modules.codec.folder import load_codec
 from lightning_modules.conditioning.conditioners import MELODY
 from lightning_modules.conditioning.text import BYTES
+from lightning_modules.generation.model import trained_window
 
 CROPS = 32  # of an optimiser step
 _MELODY_DROPOUT = 0.5  # as in conditioning/melody
@@ -62,7 +62,7 @@ class FineTuning:
             "model.init_args.text": _json(start.text),
             "model.init_args.melody": _json(start.melody),
         }
-        seconds = _window(start)
+        seconds = trained_window(start.about, start.melody, load_codec(start.codec).sample_rate)
         if seconds is not None:
             values["data.init_args.seconds"] = seconds
         if MELODY in start.lm.conditions and len(start.lm.conditions) > 1:
@@ -89,17 +89,6 @@ def lora_arguments(rank: int | None) -> list[str]:
     if rank < 1:
         raise InputError(f"lora: rank {rank}; give 1 or more, 16 say")
     return ["-c", "lora", "--model.init_args.lora.rank", str(rank)]
-
-
-def _window(start: Description) -> float | None:
-    """Seconds of a crop that the model was trained on, as far as can be told: what a melody's frames cover, say."""
-    if "window" in start.about:
-        return float(start.about["window"])
-    if start.melody is None:
-        return None
-    rate = load_codec(start.codec).sample_rate
-    covered = start.melody.frames * ChromaExtractor(rate).hop / rate
-    return float(int(covered)) or covered  # the last frame is only begun
 
 
 def _json(section: Any) -> str:

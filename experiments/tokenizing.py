@@ -1,9 +1,7 @@
 """Runs the token writer over the devices of a machine or a cluster, and shows how far it is."""
 
-import logging
 import sys
 import time
-import warnings
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ from rich.progress import Progress
 
 from datamodules.errors import InputError
 from datamodules.tokens.writer import Summary, TokenWriter
-from experiments.console import in_words, pick_device, progress
+from experiments.console import in_words, pick_device, progress, quiet_prediction
 from lightning_modules.codec.contract import Codec
 from lightning_modules.codec.tokenizing import CodecTokenizing, PieceDataModule
 
@@ -50,7 +48,7 @@ def write_store(
         raise InputError("devices, nodes and batch_size must be at least 1, workers at least 0")
     if number and devices > 1:
         raise InputError(f"{device!r} is one device; give --device {kind} for {devices} of them")
-    _be_quiet()
+    quiet_prediction()
     trainer = Trainer(
         accelerator="gpu" if kind == "cuda" else kind,
         devices=[int(number)] if number else devices,
@@ -75,19 +73,6 @@ def write_store(
     seconds = torch.tensor(data.seconds, dtype=torch.float32, device=trainer.strategy.root_device)
     encoded = float(trainer.strategy.reduce(seconds, reduce_op="sum"))
     return (writer.finish(), encoded) if trainer.is_global_zero else None
-
-
-def _be_quiet() -> None:
-    """Hides what Lightning says to everybody and what no user of ours can act on."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        "Total length of `DataLoader`",
-        ".*does not have many workers",
-        # Lightning's own use of a deprecated call.
-        r".*isinstance\(treespec, LeafSpec\)",
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 class _Hours(Callback):

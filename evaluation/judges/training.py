@@ -210,6 +210,8 @@ class JudgeTraining(LightningModule):
         numbers = batch.numbers.tolist()
         drawn = [uniform(self.seed, number, "mixed") < self.mixed for number in numbers]
         drawn[-1] = drawn[-1] and not all(drawn)
+        if not any(drawn):
+            return torch.zeros(len(drawn), dtype=torch.bool, device=self.device)
         decibels = [-_QUIETER_DB * uniform(self.seed, number, "mixed level") for number in numbers]
         mixed = torch.tensor(drawn, device=self.device)
         gains = mixed * 10 ** (torch.tensor(decibels, device=self.device) / 20)

@@ -1,8 +1,6 @@
 """Runs a generation job over the devices of a machine or a cluster, by Lightning's ``predict``."""
 
 import errno
-import logging
-import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from datamodules.errors import InputError
-from experiments.console import pick_device
+from experiments.console import pick_device, quiet_prediction
 from experiments.jobs.display import Display
 from experiments.jobs.job import Job
 from experiments.jobs.requests import Request
@@ -70,7 +68,7 @@ def job_trainer(device: str = "auto", devices: int = 1, nodes: int = 1) -> Train
         raise InputError(f"{device!r} is one device; give --device {kind} for {devices} of them")
     if kind == "cuda" and (there := torch.cuda.device_count()) < max(devices, int(number or 0) + 1):
         raise InputError(f"--device {device} --devices {devices}: this machine has {there} GPUs")
-    _be_quiet()
+    quiet_prediction()
     # What they say to each other is a few words at the end, for which no GPU is needed.
     together = DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE)
     return Trainer(
@@ -146,15 +144,3 @@ def _gathered(
             error.__cause__ = OSError(errno.ENOSPC, message) if full else None
             return reasons, error
     return reasons, None
-
-
-def _be_quiet() -> None:
-    """Hides what Lightning says to everybody and what no user of ours can act on."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers",
-        r".*isinstance\(treespec, LeafSpec\)",
-        "Total length of `DataLoader`",
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -18,7 +18,7 @@ from datamodules.features.chroma import ChromaExtractor
 from lightning_modules.codec.contract import Codec
 from lightning_modules.conditioning.conditioners import MELODY, TEXT, Conditioners
 from lightning_modules.conditioning.conditions import Condition, Conditions
-from lightning_modules.conditioning.melody import MelodyEncoder
+from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
 from lightning_modules.generation.decoder import Decoder
 from lightning_modules.generation.engine import Progress, silent
 from lightning_modules.generation.guidance import Branches, Guidance, branches
@@ -64,7 +64,8 @@ class MusicModel:
         self.lm, self.conditioners, self.codec = lm, conditioners, codec
         self.checksum, self.about, self.int8 = checksum, about, int8
         self.parameters = sum(parameter.numel() for parameter in lm.parameters())
-        self.window = _trained_on(about, conditioners.melody, codec)
+        heard = conditioners.melody.config if conditioners.melody is not None else None
+        self.window = trained_window(about, heard, codec.sample_rate) or _WINDOW
         self._told, self._alone = False, alone
         self._decoder: tuple[list[tuple[int, int]], Decoder] | None = None
 
@@ -282,15 +283,24 @@ class MusicModel:
         return reduce(Conditions.followed_by, rows)[TEXT]
 
 
-def _trained_on(about: Mapping[str, Any], melody: MelodyEncoder | None, codec: Codec) -> float:
-    """Seconds of a training crop: ``window`` in config.yaml, else what a melody's frames cover, else the paper's 30."""
+def trained_window(about: Mapping[str, Any], melody: MelodyConfig | None, sample_rate: int) -> float | None:
+    """Seconds of the crops that a model was trained on; None where that cannot be told.
+
+    Args:
+        about: what its ``config.yaml`` says: its ``window``.
+        melody: how it hears melodies, whose frames cover a crop.
+        sample_rate: of its codec, in Hz.
+
+    Raises:
+        InputError: a window that is no number of seconds.
+    """
     if "window" in about:
         if not isinstance(about["window"], int | float) or not about["window"] > 0:
             raise InputError(f"config.yaml: window is {about['window']!r}; it is the seconds of a training crop")
         return float(about["window"])
     if melody is None:
-        return _WINDOW
-    covered = melody.config.frames * ChromaExtractor(codec.sample_rate).hop / codec.sample_rate
+        return None
+    covered = melody.frames * ChromaExtractor(sample_rate).hop / sample_rate
     return float(int(covered)) or covered  # its last frame was only begun: 235 frames, 30.08 s, are of 30 s
 
 
