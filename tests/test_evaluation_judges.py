@@ -12,7 +12,7 @@ from datamodules.errors import InputError
 from evaluation.judges import Judge, resolve_judge
 from evaluation.judges.embedded import EmbeddedJudge, JudgeConfig, load_judge
 from evaluation.judges.labels import build_labels, label_targets
-from evaluation.judges.training import JudgeTraining
+from evaluation.judges.training import JudgeTraining, faded_cosine
 from lightning_modules.codec.folder import load_codec
 from lightning_modules.codec.passing import CodecPass
 
@@ -225,6 +225,8 @@ def test_clips_that_are_mixed_have_the_labels_of_both():
         crop_rate=16_000, families=["bass", "flute"], collections=["A"], channels=[8], dim=8, mixed=0.5
     )
     batch, before = (synthetic_batch(64, torch.Generator().manual_seed(0)) for _ in range(2))
+    for row in range(0, 64, 3):  # tracks that do not say whether there are drums
+        batch.facts[row] = {name: value for name, value in batch.facts[row].items() if name != "drums"}
     targets, known = module._targets(batch)
     own, asked = targets.clone(), known.clone()
     mixed = module._mix(batch, targets, known)
@@ -252,6 +254,11 @@ def test_clips_that_are_mixed_have_the_labels_of_both():
     assert torch.isfinite(module._contrastive(heard, batch, ~mixed)[0])
     everyone = JudgeTraining(crop_rate=16_000, families=["bass", "flute"], channels=[8], dim=8, mixed=1.0)
     assert int((~everyone._mix(batch, *everyone._targets(batch))).sum()) == 1
+
+
+def test_cosines_are_to_fall_with_wear():
+    wear = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.0, 0.0], [0.2, 0.0, 0.3], [1.0, 1.0, 1.0]])
+    torch.testing.assert_close(faded_cosine(wear), torch.tensor([0.8, 0.72, 0.6, 0.4]))
 
 
 def test_a_codec_pass_is_encoding_and_decoding():

@@ -148,7 +148,7 @@ class JudgeTraining(LightningModule):
         )
         heard = self._listen(wav_BN, batch)
         contrastive, cosines = self._contrastive(heard, batch, ~mixed)
-        fade = (cosines - _CLEAN * (1 - 0.5 * wear_BE[~mixed].sum(1).clamp(max=1))).square().mean()
+        fade = (cosines - faded_cosine(wear_BE[~mixed])).square().mean()
         labels = _label_loss(heard, targets, known)
         wear_BE = torch.cat([wear_BE, coded[:, None].to(wear_BE)], dim=1)
         wear = (self.to_wear(heard.clips()) - wear_BE).square().mean()
@@ -264,6 +264,11 @@ class JudgeTraining(LightningModule):
     def _targets(self, batch: AudioBatch) -> tuple[Tensor, Tensor]:
         targets, known = label_targets(self.judge.labels, batch.facts)
         return targets.to(self.device), known.to(self.device)
+
+
+def faded_cosine(wear_BE: Tensor) -> Tensor:
+    """The cosine [B] that clips are to have with their own captions, which falls with their wear [B, E]."""
+    return _CLEAN * (1 - 0.5 * wear_BE.sum(1).clamp(max=1))
 
 
 def _logits(heard: AudioEmbeddings) -> Tensor:
