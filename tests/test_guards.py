@@ -224,6 +224,7 @@ def _hanging(rank, folder, hangs):
         dist.all_reduce(torch.ones(1))
         watch.on_train_batch_end(trainer, None, None, None, step)
     watch.on_train_end(trainer, None)
+    dist.destroy_process_group()  # else a thread of it may still hold the last tensor when the interpreter goes
 
 
 @pytest.mark.parametrize("hangs", [True, False])

@@ -39,13 +39,15 @@ class Watch(Callback):
         self.seconds = 60 * minutes
         self._count, self._place = 0, "starting"
         self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the thread, where there are several processes."""
         self._mark("starting")
         if world_size() > 1:
             self._ended.clear()
-            threading.Thread(target=self._watch, daemon=True).start()
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Notes how far it is."""
@@ -77,11 +79,18 @@ class Watch(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing is waited for any more."""
-        self._ended.set()
+        self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The same."""
+        self._stop()
+
+    def _stop(self) -> None:
+        # Waited for: a thread that is at the store while the interpreter goes aborts the process, its work all done.
         self._ended.set()
+        if self._thread is not None:
+            self._thread.join(timeout=_BEAT)
+            self._thread = None
 
     def _mark(self, place: str) -> None:
         self._count, self._place = self._count + 1, place
