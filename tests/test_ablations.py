@@ -12,6 +12,7 @@ from scipy.stats import t as student
 from test_clap import extractor, folder, model  # noqa: F401  fixtures
 
 from datamodules.errors import InputError
+from evaluation.published import published_tables
 from experiments import __main__ as door
 from experiments.ablations import rows as table
 from experiments.ablations.grid import Settings, cell_of, cells, seeds_of
@@ -46,6 +47,15 @@ def test_pairs_and_figures_are_of_rows_and_measures_that_there_are():
             assert {pair.better, pair.worse} <= set(names)
             assert pair.measure in study.measures
         assert all((row.tier in (1, 2)) == (not row.missing) for row in study.rows)
+
+
+def test_the_papers_figures_are_those_that_reports_show():
+    published = {table.title: table.rows for table in published_tables()}
+    for study, table in (("patterns", "comparison of patterns"), ("sizes", "comparison of sizes")):
+        (rows,) = (rows for title, rows in published.items() if table in title)
+        shown = [[row["values"].get(key) for key in ("fad", "kld", "clap", "perplexity")] for row in rows]
+        ours = [[row.paper.get(key) for key in ("fad", "kld", "clap", "ppl")] for row in chosen([study])[0].rows]
+        assert sorted(shown, key=str) == sorted(ours, key=str)
 
 
 def test_the_papers_own_figures_agree_with_what_is_expected():
