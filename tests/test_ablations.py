@@ -51,8 +51,8 @@ def test_pairs_and_figures_are_of_rows_and_measures_that_there_are():
 
 def test_the_papers_figures_are_those_that_reports_show():
     published = {table.title: table.rows for table in published_tables()}
-    for study, table in (("patterns", "comparison of patterns"), ("sizes", "comparison of sizes")):
-        (rows,) = (rows for title, rows in published.items() if table in title)
+    for study, title in (("patterns", "comparison of patterns"), ("sizes", "comparison of sizes")):
+        (rows,) = (rows for found, rows in published.items() if title in found)
         shown = [[row["values"].get(key) for key in ("fad", "kld", "clap", "perplexity")] for row in rows]
         ours = [[row.paper.get(key) for key in ("fad", "kld", "clap", "ppl")] for row in chosen([study])[0].rows]
         assert sorted(shown, key=str) == sorted(ours, key=str)
