@@ -1,5 +1,8 @@
 """``mgl export``: the model of a run that has not ended is the one that it would have ended with."""
 
+import json
+import re
+
 import pytest
 import tiny
 import torch
@@ -44,6 +47,26 @@ def test_half_the_size_and_nearly_the_same(tmp_path, finished):
     for name, tensor in codecs[1].state_dict().items():
         torch.testing.assert_close(codecs[0].state_dict()[name].float(), tensor.float(), atol=2e-3, rtol=2e-3)
     assert set(halved) < set(whole)
+
+
+def test_a_codec_has_a_card_of_its_own(tmp_path, finished):
+    run("export", ["--run", str(finished), "--out", str(tmp_path / "out")])
+    text, codec = (tmp_path / "out" / "README.md").read_text(encoding="utf-8"), load_codec(tmp_path / "out")
+    for name in ("encoder", "decoder"):
+        count = sum(parameter.numel() for parameter in getattr(codec, name).parameters())
+        assert re.search(rf"^\| {name} \| .* \| {count:,} \|$", text, re.MULTILINE)
+    curve = json.loads((finished / "model" / "training.json").read_text())["curve"]
+    assert f"| valid/mel_distance | 4 | {curve[-1][2]:.3f} |" in text
+    assert "mgl evaluate-codec --codec out" in text
+    assert "tokens, " not in text
+
+
+def test_a_codec_takes_no_results_of_clips(tmp_path, finished):
+    fields = {"system": {"name": "x"}, "protocol": {}, "n": 1, "failed": [], "metrics": {}, "context": {}, "clips": []}
+    (tmp_path / "results.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="results: are of clips that a language model made"):
+        run("export", ["--run", str(finished), "--out", str(tmp_path / "out"), "--results", f"{tmp_path}/results.json"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_no_run_is_refused(tmp_path, finished):
