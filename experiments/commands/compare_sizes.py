@@ -18,8 +18,9 @@ def system_clips(
     """Clips of any system for the same prompts: OUT/<id>.wav, OUT/manifest.jsonl and OUT/system.json.
 
     Args:
-        system: [NAME=]WHAT: a model folder, "embedded", hf:FOLDER or hf:NAME of a MusicGen of transformers, or
-            folder:FOLDER of audio files that are called after prompts' ids or captions.
+        system: [NAME=]WHAT: a model folder, "embedded", hf:FOLDER or hf:NAME of a MusicGen of transformers,
+            diffusers:FOLDER or diffusers:NAME[@STEPS] of a text-to-music pipeline of diffusers, or folder:FOLDER of
+            audio files that are called after prompts' ids or captions.
         prompts: as `mgl generate` reads them; a manifest is a prompt file too.
         out: folder for the clips.
         duration: seconds of a clip whose line does not say.
@@ -92,7 +93,8 @@ def compare_sizes(
 
     Args:
         systems: [NAME=]WHAT each: small, medium, large (the model of the newest runs/SIZE-*), a model folder,
-            "embedded", hf:FOLDER or hf:NAME of transformers, folder:FOLDER of clips of anything.
+            "embedded", hf:FOLDER or hf:NAME of transformers, diffusers:FOLDER or diffusers:NAME[@STEPS],
+            folder:FOLDER of clips of anything.
         out: folder for everything.
         references: reference clips (`mgl eval-set`), whose captions are the prompts; by default clips of the embedded
             corpus.

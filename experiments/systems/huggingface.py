@@ -13,22 +13,19 @@ from torch import Tensor
 from datamodules.audio_io import read_audio
 from datamodules.errors import InputError
 from datamodules.hub import fetch, local_first
-from datamodules.manifest import Track
 from datamodules.sample_order import derived_seed
-from datamodules.whole_files import write_whole
 from experiments.console import pick_device, progress
 from experiments.jobs import Options
-from experiments.jobs.sound import encode, level
 from experiments.planning.subject import Subject
 from experiments.prompts import Prompt
-from experiments.systems.contract import Made, write_clips_manifest, write_record
+from experiments.systems.contract import Made, write_record
 from experiments.systems.folder import listing_checksum
+from experiments.systems.journal import Journal, batches_of_one_length
 from experiments.systems.sizes import huggingface_subject
 from lightning_modules.converting.huggingface_files import LANGUAGE_MODELS, read_config, silent_transformers
 from lightning_modules.converting.lm_huggingface import MELODY_KIND, checked_config
 
 _FILES = ("*.json", "*.safetensors", "spiece.model")
-_JOURNAL = "journal.json"
 _LONGEST = 30.0  # seconds: what the published models were trained on; transformers generates no windows
 
 
@@ -73,24 +70,21 @@ class HuggingFaceMusicGen:
                 cannot hear.
         """
         self._check(prompts, options)
-        batches = _batches(prompts, options.batch_size)
+        batches = batches_of_one_length(prompts, options.batch_size)
         keys = [self._key(batch, options) for batch in batches]
-        journal = _Journal(out)
-        todo = [index for index, key in enumerate(keys) if not journal.holds(key, batches[index], options.format)]
+        journal = Journal(out, options)
+        drawn = list(zip(batches, keys, strict=True))
+        todo = [(batch, key) for batch, key in drawn if not all(journal.holds(one, key) for one in batch)]
         if todo:
             runner = _Runner(self._folder, self._melody, pick_device(device))
             with progress() as bar:
-                for index in bar.track(todo, description=f"generate with {self.source}"):
+                for batch, key in bar.track(todo, description=f"generate with {self.source}"):
                     begun = time.monotonic()
-                    wavs, steps = runner.draw(batches[index], options)
-                    spent = time.monotonic() - begun
-                    for prompt, wav in zip(batches[index], wavs, strict=True):
-                        wav, _ = level(wav, runner.rate, options.loudness)
-                        write_whole(_clip(out, prompt, options.format), encode(wav, runner.rate, options.format))
-                    journal.add(keys[index], spent, steps, sum(prompt.duration for prompt in batches[index]))
-        tracks = [self._track(prompt, _clip(out, prompt, options.format)) for prompt in prompts]
-        write_clips_manifest(out, tracks)
-        made = Made(len(prompts), len(tracks))
+                    wavs, steps = runner.draw(batch, options)
+                    spent = time.monotonic() - begun, steps
+                    journal.add(batch, [key] * len(batch), wavs, runner.rate, spent)
+        journal.write_manifest(prompts)
+        made = Made(len(prompts), len(prompts))
         write_record(out, self, made, self._facts(journal, device))
         return made
 
@@ -113,27 +107,13 @@ class HuggingFaceMusicGen:
         said = [self.checksum(), options.settings(), [repr(prompt) for prompt in batch]]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
-    def _track(self, prompt: Prompt, path: Path) -> Track:
-        import soundfile
-
-        found = soundfile.info(path)
-        return Track(prompt.id, path, found.duration, found.samplerate, prompt.caption, facts={"seed": prompt.seed})
-
-    def _facts(self, journal: "_Journal", device: str) -> dict[str, Any]:
-        counts, spent = self.subject().counts, journal.spent
-        facts: dict[str, Any] = {
+    def _facts(self, journal: Journal, device: str) -> dict[str, Any]:
+        counts = self.subject().counts
+        return {
             "checksum": self.checksum(),
             "parameters": {"lm": counts.lm, "text_encoder": counts.text_encoder, "codec": counts.codec},
+            **journal.speed(device),
         }
-        if spent["seconds"]:
-            facts["speed"] = {
-                "steps_per_second": spent["steps"] / spent["seconds"],
-                "audio_seconds_per_second": spent["audio"] / spent["seconds"],
-                "device": pick_device(device),
-                "threads": torch.get_num_threads(),
-                "processes": 1,
-            }
-        return facts
 
 
 class _Runner:
@@ -183,36 +163,3 @@ class _Runner:
 
     def _heard(self, melody: Path) -> Any:
         return read_audio(melody, sample_rate=self.rate, channels=1)[0].numpy()
-
-
-class _Journal:
-    """Which batches are finished, and what they took."""
-
-    def __init__(self, out: Path) -> None:
-        self._path, self._out = out / _JOURNAL, out
-        before = json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else {}
-        self._keys: list[str] = before.get("keys", [])
-        self.spent: dict[str, float] = before.get("spent", {"seconds": 0.0, "steps": 0, "audio": 0.0})
-
-    def holds(self, key: str, batch: Sequence[Prompt], form: str) -> bool:
-        """Whether a batch was made so, and its files are there."""
-        return key in self._keys and all(_clip(self._out, prompt, form).is_file() for prompt in batch)
-
-    def add(self, key: str, seconds: float, steps: int, audio: float) -> None:
-        """A batch more."""
-        self._keys.append(key)
-        for name, value in (("seconds", seconds), ("steps", steps), ("audio", audio)):
-            self.spent[name] += value
-        write_whole(self._path, json.dumps({"keys": self._keys, "spent": self.spent}, indent=1).encode())
-
-
-def _batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
-    """Prompts of one length, with a melody or without, in their order."""
-    groups: dict[tuple[float, bool], list[Prompt]] = {}
-    for prompt in prompts:
-        groups.setdefault((prompt.duration, prompt.melody is not None), []).append(prompt)
-    return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
-
-
-def _clip(out: Path, prompt: Prompt, form: str) -> Path:
-    return out / f"{prompt.id}.{form}"

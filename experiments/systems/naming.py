@@ -35,7 +35,8 @@ def find_system(word: str) -> System:
 
     Args:
         word: a model folder, "embedded", a size (whose newest run's model is taken), ``hf:`` and a folder or name of
-            the hub, or ``folder:`` and a folder of clips; a name before it and ``=`` is how it is to be called.
+            the hub, ``diffusers:`` and the same, or ``folder:`` and a folder of clips; a name before it and ``=`` is
+            how it is to be called.
 
     Raises:
         InputError: there is no such thing, or it cannot be called so.
@@ -48,6 +49,8 @@ def find_system(word: str) -> System:
         return PlainFolder(given or _plain(Path(rest).resolve().name), rest)
     if colon and kind == "hf":
         return _peer(given, rest)
+    if colon and kind == "diffusers":
+        return _pipeline(given, rest)
     if what in size_names():
         model = newest_run(what, _RUNS)
         return ModelFolder(given or what, str(model)) if model else Size(given or what, what)
@@ -58,9 +61,11 @@ def find_system(word: str) -> System:
         return ModelFolder(given or (what if what == EMBEDDED else _plain(named)), what)
     if (path / "config.json").is_file() or (not path.exists() and HUB_NAME.fullmatch(what)):
         return _peer(given, what)
+    if (path / "model_index.json").is_file():
+        return _pipeline(given, what)
     raise InputError(
         f"{what}: no system; give a model folder, {EMBEDDED}, a size ({', '.join(size_names())}), hf:FOLDER_OR_NAME of "
-        "transformers, or folder:FOLDER of clips"
+        "transformers, diffusers:FOLDER_OR_NAME of diffusers, or folder:FOLDER of clips"
     )
 
 
@@ -68,6 +73,12 @@ def _peer(given: str, source: str) -> System:
     from experiments.systems.huggingface import HuggingFaceMusicGen
 
     return HuggingFaceMusicGen(given or _plain(f"{Path(source).name}@transformers"), source)
+
+
+def _pipeline(given: str, source: str) -> System:
+    from experiments.systems.diffusers_audio import DiffusersAudio, split_steps
+
+    return DiffusersAudio(given or _plain(f"{Path(split_steps(source)[0]).name}@diffusers"), source)
 
 
 def _plain(name: str) -> str:
