@@ -15,7 +15,7 @@ def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
 
     Parameters are flags; a required one that is a list or a whole number stands bare on the command line, as in ``mgl
     compare a.json b.json`` and ``mgl show-sample 7``, and so do positional-only ones, as in ``mgl convert FROM TO``. A
-    required one that is ``str | list[str]`` is a flag that may be given several times.
+    parameter that is ``str | list[str]`` is a flag that may be given several times.
     """
 
     class Parser(ArgumentParser):
@@ -31,18 +31,18 @@ def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
             bare.add(parameter.name)
             ordered.append(parameter.name)
             continue
-        if parameter.default is not parameter.empty:
+        if parameter.annotation == str | list[str]:
+            # jsonargparse would keep the last of several without a word.
+            text, required = _explained(function, parameter.name), parameter.default is parameter.empty
+            parser.add_argument(f"--{parameter.name}", action="append", required=required, default=[], help=text)
+            bare.add(parameter.name)
+        elif parameter.default is not parameter.empty:
             continue
-        if get_origin(parameter.annotation) is list:
+        elif get_origin(parameter.annotation) is list:
             parser.add_argument(parameter.name, nargs="+", help="one or more")
             bare.add(parameter.name)
         elif parameter.annotation is int:
             parser.add_argument(parameter.name, type=int, help="a whole number")
-            bare.add(parameter.name)
-        elif parameter.annotation == str | list[str]:
-            # jsonargparse would keep the last of several without a word.
-            text = _explained(function, parameter.name)
-            parser.add_argument(f"--{parameter.name}", action="append", required=True, help=text)
             bare.add(parameter.name)
     parser.add_function_arguments(function, skip=bare, as_group=False)
     given = parser.parse_args(arguments).as_dict()

@@ -194,7 +194,7 @@ def test_results_of_this_model_stand_with_interval_protocol_and_judge(things, re
     assert f"Protocol default, judge embedded {told['protocol']['judges']['fad']['checksum'][:12]}" in text
     assert f"{told['system']['speed']['audio_seconds_per_second']:.3g} s of music a second" in text
     # Two of them have a table each.
-    again = export(things / "run", tmp_path / "mine", "--results", json.dumps([str(results)] * 2))
+    again = export(things / "run", tmp_path / "mine", *["--results", results] * 2)
     assert again.read_text().count("**this model**") == 2
 
 

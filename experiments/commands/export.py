@@ -14,8 +14,8 @@ def export(run: str, out: str, half: bool = False, results: str | list[str] = ""
         run: folder of the run.
         out: folder to write.
         half: stores float16, half the size, for a model that is sent around.
-        results: what `mgl evaluate` wrote of clips that this very model made, for the card; several as '[a.json,
-            b.json]', each of which has a table of its own.
+        results: what `mgl evaluate` wrote of clips that this very model made, for the card; given several times,
+            each has a table of its own.
     """
     from pathlib import Path
 
