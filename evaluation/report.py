@@ -5,37 +5,40 @@ The page needs no network and no other file: styles, plots, pictures and audio a
 
 import shlex
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from datamodules.errors import InputError
-from evaluation import media, plots
+from datamodules.whole_files import write_whole
+from evaluation import plots
 from evaluation.compare import Difference, Results, differences, leaves, read_results
 from evaluation.costs import Cost, cost_of, cost_text, known, pareto_axis, pareto_front
 from evaluation.published import published_tables
+from evaluation.report_clips import Clips, extreme_rows, shared_ids
 from evaluation.report_files import clips_text, write_files
+from evaluation.report_melody import melody_rows
+from evaluation.report_notes import comparison_notes
+from evaluation.report_room import LARGEST_PAGE, find_room
 from evaluation.summary import summary_sentence
 from evaluation.tables import (
     ARROWS,
-    METRICS,
     MetricText,
     computed,
-    infinity_text,
     interval,
     judges_text,
     number,
-    repeats_text,
 )
 
 TEMPLATES = Path(__file__).parent / "templates"
-# A player holds at most this much, so that a page of long songs still opens.
-LONGEST_PLAYER = 30.0
-_LISTED = 20  # of the files that belong to no prompt
 
 
 def write_report(
-    results: Sequence[str | Path], out: str | Path, *, clips: int = 12, costs: Sequence[Mapping[str, Any]] = ()
+    results: Sequence[str | Path],
+    out: str | Path,
+    *,
+    clips: int = 12,
+    costs: Sequence[Mapping[str, Any]] = (),
+    largest: int = LARGEST_PAGE,
 ) -> Path:
     """Writes the report of one or more systems, and its tables beside it with the suffixes .csv and .md.
 
@@ -44,6 +47,8 @@ def write_report(
         out: the page to write.
         clips: prompts to listen to, at most. They are chosen by a hash of their ids, not by how they sound.
         costs: what ``mgl system-cost`` wrote of systems, these and others, with "held_out" as ``mgl perplexity`` did.
+        largest: bytes of the page. Sound becomes plainer where it would be larger, and where that is not enough the
+            last prompts are shown without players, which the page says.
 
     Returns:
         The page's path.
@@ -51,54 +56,90 @@ def write_report(
     Raises:
         InputError: results that cannot be compared, or a number of clips below one.
     """
-    import jinja2
-
     if clips < 1:
         raise InputError(f"a report of {clips} clips has nothing to listen to; ask for at least 1")
     systems = read_results(results)
-    environment = jinja2.Environment(
+    found, spent = differences(systems), _costs(systems, costs)
+    summary = summary_sentence(systems, found)
+    ids = shared_ids(systems)
+    context = {
+        "summary": summary,
+        "differences": _difference_rows(found),
+        **_systems_context(systems),
+        **_costs_context(systems, spent),
+        **_melody(systems, ids),
+    }
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, _render(systems, ids, clips, context, largest).encode())
+    write_files(out, systems, found, spent, summary)
+    return out
+
+
+def _render(
+    systems: Sequence[Results], ids: Sequence[str], clips: int, context: Mapping[str, Any], largest: int
+) -> str:
+    """The page: first without a clip, to know what room is left for them."""
+    import jinja2
+
+    template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )
-    found, protocol = differences(systems), systems[0].data["protocol"]
+    ).get_template("report.html.j2")
+    none = {"grid": [], "extremes": [], "total": len(ids), "playable": 0, "quality": 0, "largest": largest / 1e6}
+    room = find_room(systems, ids[:clips], largest - len(template.render(**context, **none).encode()))
+    shown = Clips(systems, ids[: room.prompts], room.quality)
+    return template.render(**context, **none | {
+        "grid": shown.grid(ids[room.prompts : clips]),
+        "extremes": extreme_rows(shown, room.extremes),
+        "playable": room.prompts,
+        "quality": room.quality.name,
+    })  # fmt: skip
+
+
+def _systems_context(systems: Sequence[Results]) -> dict[str, Any]:
+    """What the template shows of scores and protocol."""
+    protocol = systems[0].data["protocol"]
     metrics = computed([one.data for one in systems])
-    spent, summary = _costs(systems, costs), summary_sentence(systems, found)
-    page = environment.get_template("report.html.j2").render(
-        title=_title(systems),
-        summary=summary,
-        metrics=metrics,
-        arrows=ARROWS,
-        number=number,
-        interval=interval,
-        colour=plots.colour,
-        systems=[_system(one, index) for index, one in enumerate(systems)],
-        context=list(systems[0].data["context"].values()),
-        protocol=protocol,
-        protocol_rows=[(key.replace(".", ", ").replace("_", " "), value) for key, value in leaves(protocol)],
-        judges=judges_text(protocol),
-        how=_arguments(protocol),
-        metric_plots=_metric_plots(systems, metrics),
-        differences=_difference_rows(found),
-        codebooks=_codebooks(spent),
-        costs=_cost_rows(spent, systems),
-        cost_columns=known(spent),
-        pareto=_pareto(systems, spent, metrics),
-        published=published_tables(),
-        curves=_curves(systems),
-        grid=_grid(systems, clips),
-        total=len(_shared_ids(systems)),
-        notes=_notes(systems),
-    )
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
-    write_files(out, systems, found, spent, summary)
-    return out
+    return {
+        "title": _title(systems),
+        "metrics": metrics,
+        "arrows": ARROWS,
+        "number": number,
+        "interval": interval,
+        "colour": plots.colour,
+        "systems": [_system(one, index) for index, one in enumerate(systems)],
+        "context": list(systems[0].data["context"].values()),
+        "protocol": protocol,
+        "protocol_rows": [(key.replace(".", ", ").replace("_", " "), value) for key, value in leaves(protocol)],
+        "judges": judges_text(protocol),
+        "how": _arguments(protocol),
+        "metric_plots": _metric_plots(systems, metrics),
+        "published": published_tables(),
+        "curves": _curves(systems),
+        "notes": comparison_notes(systems),
+    }
+
+
+def _costs_context(systems: Sequence[Results], spent: Sequence[Cost]) -> dict[str, Any]:
+    """What the template shows of training and cost."""
+    return {
+        "codebooks": _codebooks(spent),
+        "costs": _cost_rows(spent, systems),
+        "cost_columns": known(spent),
+        "pareto": _pareto(systems, spent, computed([one.data for one in systems])),
+    }
+
+
+def _melody(systems: Sequence[Results], ids: Sequence[str]) -> dict[str, Any]:
+    """Chromagrams, or why there are none."""
+    try:
+        return {"melodies": melody_rows(systems, ids), "no_melodies": ""}
+    except InputError as error:
+        return {"melodies": [], "no_melodies": str(error)}
 
 
 def _arguments(protocol: Mapping[str, Any]) -> str:
@@ -249,84 +290,3 @@ def _curves(systems: Sequence[Results]) -> str | None:
     rows = [(one.name, (one.data["system"].get("training") or {}).get("curve")) for one in systems]
     drawn = [(name, curve) for name, curve in rows if curve]
     return plots.curve_plot(drawn) if drawn else None
-
-
-def _shared_ids(systems: Sequence[Results]) -> list[str]:
-    """Ids of all systems' clips; those that every system has come first, each part in the order of a hash."""
-
-    def place(name: str) -> tuple[int, bytes]:
-        return -sum(name in one.clips for one in systems), blake2b(name.encode(), digest_size=8).digest()
-
-    return sorted({name for one in systems for name in one.clips}, key=place)
-
-
-def _grid(systems: Sequence[Results], clips: int) -> list[dict[str, Any]]:
-    """A row for each prompt: caption, the reference's player, and each system's with its scores."""
-    rows = []
-    for name in _shared_ids(systems)[:clips]:
-        owner = next(one for one in systems if name in one.clips)
-        clip = owner.clips[name]
-        seconds = max(one.clips[name]["seconds"] for one in systems if name in one.clips)
-        rows.append(
-            {
-                "id": name,
-                "caption": clip["caption"],
-                "reference": _player(owner, clip, "reference", seconds),
-                "cells": [_cell(one, name, seconds) for one in systems],
-            }
-        )
-    return rows
-
-
-def _cell(one: Results, name: str, seconds: float) -> dict[str, Any]:
-    clip = one.clips.get(name)
-    if clip is None:
-        reasons = {failure["id"]: failure["reason"] for failure in one.data["failed"]}
-        return {"missing": reasons.get(name, "not generated")}
-    scores = [(metric.name, number(clip[metric.key])) for metric in METRICS if clip.get(metric.key) is not None]
-    return {**_player(one, clip, "generated", seconds), "scores": scores}
-
-
-def _player(one: Results, clip: Mapping[str, Any], side: str, seconds: float) -> dict[str, Any]:
-    try:
-        return dict(media.player(one.audio(clip, side), min(seconds, LONGEST_PLAYER)))
-    except InputError as error:
-        return {"missing": str(error)}
-
-
-def _notes(systems: Sequence[Results]) -> list[str]:
-    """What a reader must know before believing a comparison."""
-    notes = []
-    numbers = {one.data["n"] for one in systems}
-    if len(numbers) > 1:
-        counts = ", ".join(f"{one.name} {one.data['n']}" for one in systems)
-        notes.append(f"The systems were scored on different numbers of clips ({counts}); FAD falls as n grows.")
-    lengths = {tuple(one.data["protocol"].get("seconds", {}).values()) for one in systems}
-    if len(lengths) > 1:
-        notes.append("The systems' clips last differently long; FAD and KL depend on it.")
-    for one in systems:
-        notes += _clips_notes(one)
-        notes += [f"{one.name}: {said}." for said in repeats_text(one.data["protocol"])]
-        for metric in computed([other.data for other in systems]):
-            score = one.data["metrics"].get(metric.key) or {}
-            if score.get("value") is None or score.get("low") is None:
-                what = "not computed" if score.get("value") is None else "no interval"
-                notes.append(f"{one.name}, {metric.name}: {what}: {score.get('interval', 'missing')}.")
-            if score.get("note"):
-                notes.append(f"{one.name}, {metric.name}: {score['note']}.")
-            if said := infinity_text(score):
-                notes.append(f"{one.name}, {metric.name}: {said}.")
-    return notes
-
-
-def _clips_notes(one: Results) -> list[str]:
-    """What a system did not make, and files of it that belong to no prompt."""
-    clips = one.data["system"].get("clips") or {}
-    notes = []
-    if clips and clips["made"] < clips["asked"]:
-        notes.append(f"{one.name} has {clips['made']} clips for {clips['asked']} prompts.")
-    for key, what in (("unmatched", "match no prompt"), ("unreadable", "are no audio")):
-        if names := clips.get(key):
-            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-            notes.append(f"{one.name}: {len(names)} files {what}: {', '.join(names[:_LISTED])}{more}.")
-    return notes
