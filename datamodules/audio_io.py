@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from math import ceil, gcd
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -18,6 +19,8 @@ from datamodules.errors import InputError
 
 # libsndfile crashes on one very long Vorbis write; a minute at a time is safe and as fast.
 _WRITE_BLOCK_SECONDS = 60
+# No recording has more; a damaged header that says so would fill the memory.
+_HIGHEST_RATE, _MOST_CHANNELS = 768_000, 1024
 # Values in a resampling kernel, about: 44,100 to 32,000 Hz makes 141,120.
 _LARGEST_KERNEL = 2_000_000
 
@@ -26,7 +29,7 @@ def audio_length(path: str | Path) -> tuple[int, int]:
     """Frames and sample rate that the header of an audio file promises.
 
     Raises:
-        InputError: the file is missing or is not audio that libsndfile reads.
+        InputError: the file is missing, or is not audio that libsndfile reads, as M4A is not.
     """
     with _open(path) as file:
         return file.frames, file.samplerate
@@ -138,12 +141,18 @@ def to_channels(wav: Tensor, channels: int, source: str | Path = "audio") -> Ten
     )
 
 
-def write_audio(path: str | Path, wav: Tensor, sample_rate: int) -> None:
-    """Writes [C, N] in -1..1 (clipped) to the container that the suffix names; 16 bit for WAV and FLAC."""
-    path = Path(path)
+def write_audio(out: str | Path | BinaryIO, wav: Tensor, sample_rate: int, container: str | None = None) -> None:
+    """Writes a waveform: 16 bit in WAV and FLAC, Vorbis in OGG.
+
+    Args:
+        out: path, or a file that is open for writing bytes.
+        wav: [C, N] in -1..1, clipped where it goes beyond.
+        sample_rate: Hz.
+        container: "wav", "flac", "ogg"; by default what the path's suffix names.
+    """
     samples = wav.detach().float().cpu().clamp(-1, 1).numpy().T
     block = _WRITE_BLOCK_SECONDS * sample_rate
-    with soundfile.SoundFile(str(path), "w", samplerate=sample_rate, channels=samples.shape[1]) as file:
+    with soundfile.SoundFile(out, "w", sample_rate, samples.shape[1], format=container) as file:
         for start in range(0, len(samples), block):
             file.write(samples[start : start + block])
 
@@ -152,6 +161,18 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such audio file")
     try:
-        return soundfile.SoundFile(str(path))
+        file = soundfile.SoundFile(str(path))
     except soundfile.LibsndfileError as error:
-        raise InputError(f"{path}: not readable as audio ({error.error_string.strip()})") from error
+        reason = error.error_string.strip().rstrip(".")
+        if "does not exist" in reason:  # what libsndfile says of a text that is named .mp3
+            reason = "no audio in it"
+        raise InputError(
+            f"{path}: not readable as audio ({reason}); convert it, for instance to FLAC: WAV, FLAC, OGG, Opus and MP3 "
+            "are read"
+        ) from error
+    if not 0 < file.samplerate <= _HIGHEST_RATE or file.channels > _MOST_CHANNELS:
+        file.close()
+        raise InputError(
+            f"{path}: its header is damaged ({file.channels} channels at {file.samplerate} Hz); give another copy"
+        )
+    return file

@@ -10,7 +10,8 @@ from rich.progress import Progress
 
 from datamodules.errors import InputError
 from datamodules.tokens.writer import Summary, TokenWriter
-from experiments.console import in_words, pick_device, progress, quiet_prediction
+from experiments.console import in_words, progress
+from experiments.predicting import interrupts, predicting_trainer
 from lightning_modules.codec.contract import Codec
 from lightning_modules.codec.tokenizing import CodecTokenizing, PieceDataModule
 
@@ -43,34 +44,14 @@ def write_store(
     Raises:
         InputError: wrong settings, too many tracks that cannot be read, or a full disk.
     """
-    kind, _, number = pick_device(device).partition(":")
-    if min(devices, nodes) < 1 or workers < 0 or (batch_size is not None and batch_size < 1):
-        raise InputError("devices, nodes and batch_size must be at least 1, workers at least 0")
-    if number and devices > 1:
-        raise InputError(f"{device!r} is one device; give --device {kind} for {devices} of them")
-    quiet_prediction()
-    trainer = Trainer(
-        accelerator="gpu" if kind == "cuda" else kind,
-        devices=[int(number)] if number else devices,
-        num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=[_Hours()],
-    )
-    data = PieceDataModule(writer, batch_size or (1 if kind == "cpu" else 8), workers)
-    try:
+    if workers < 0 or (batch_size is not None and batch_size < 1):
+        raise InputError("batch_size must be at least 1, workers at least 0")
+    trainer = predicting_trainer(device, devices, nodes, [_Hours()])
+    data = PieceDataModule(writer, batch_size or (1 if trainer.strategy.root_device.type == "cpu" else 8), workers)
+    with interrupts():
         trainer.predict(CodecTokenizing(codec, writer), data, return_predictions=False)
-    except SystemExit as stop:
-        # Lightning ends an interrupted run with exit code 1, as if it had failed.
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from stop
-        raise
     # Every process waits here until all have written their shards.
-    seconds = torch.tensor(data.seconds, dtype=torch.float32, device=trainer.strategy.root_device)
+    seconds = torch.tensor(data.seconds, dtype=torch.float32)
     encoded = float(trainer.strategy.reduce(seconds, reduce_op="sum"))
     return (writer.finish(), encoded) if trainer.is_global_zero else None
 

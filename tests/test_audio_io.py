@@ -1,5 +1,7 @@
 """Reading ranges of audio files, and writing them."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 import soundfile
@@ -81,6 +83,18 @@ def test_what_is_no_audio_is_refused(tmp_path):
             audio_length(tmp_path / name)
 
 
+@pytest.mark.parametrize("rate", [0, 4_000_000_000])
+def test_a_damaged_header_does_not_fill_the_memory(tmp_path, rate):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(0.5), RATE)
+    data = bytearray(path.read_bytes())
+    assert int.from_bytes(data[24:28], "little") == RATE
+    data[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.wav: (its header is damaged|not readable as audio)"):
+        read_audio(path, sample_rate=RATE)
+
+
 @pytest.mark.parametrize("kind", ["wav", "flac"])
 def test_what_is_written_is_read(tmp_path, kind):
     wav = torch.from_numpy(noise(0.5, channels=2).T.copy()).float()
@@ -88,6 +102,15 @@ def test_what_is_written_is_read(tmp_path, kind):
     write_audio(tmp_path / f"a.{kind}", wav, RATE)
     again = read_audio(tmp_path / f"a.{kind}", sample_rate=RATE, channels=2)
     torch.testing.assert_close(again, wav.clamp(-1, 1), atol=2 / 2**15, rtol=0)
+
+
+def test_an_open_file_gets_what_a_path_gets(tmp_path):
+    wav = torch.from_numpy(noise(0.5, channels=2).T.copy()).float()
+    for kind in ("wav", "flac"):
+        out = BytesIO()
+        write_audio(out, wav, RATE, kind)
+        write_audio(tmp_path / f"a.{kind}", wav, RATE)
+        assert out.getvalue() == (tmp_path / f"a.{kind}").read_bytes()
 
 
 def test_long_files_are_written_whole(tmp_path, monkeypatch):

@@ -177,6 +177,22 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, model_folder, model, monke
     assert content(tmp_path / "out") == content(tmp_path / "straight")
 
 
+def test_a_limit_on_the_size_of_files_is_told_from_a_full_disk(tmp_path, model, monkeypatch):
+    count = iter(range(100))
+
+    def limited(number):
+        if next(count) >= 2:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(whole_files.os, "fsync", limited)
+    with pytest.raises(
+        InputError, match=r"out: File too large; 2 of 7 clips are finished and stay; raise the limit .*"
+    ):
+        Counted(model).made(PROMPTS, tmp_path / "out")
+    monkeypatch.undo()
+    assert len(Counted(model).made(PROMPTS, tmp_path / "out")) == 5
+
+
 # ---- melodies -----------------------------------------------------------------------------------------------------
 def melody_model(codec, stems=""):
     conditioners = tiny.conditioners()
@@ -190,7 +206,7 @@ def sound(path, seconds=30.0, rate=tiny.RATE, channels=1, **options):
     return path
 
 
-def test_melodies_of_no_use_are_named_and_the_others_made(tmp_path, codec):
+def test_melodies_of_no_use_are_named_and_the_others_made(tmp_path, codec, monkeypatch):
     model = Counted(melody_model(codec))
     good = sound(tmp_path / "good.flac", rate=8000)
     short = sound(tmp_path / "short.wav", 0.05)
@@ -203,6 +219,10 @@ def test_melodies_of_no_use_are_named_and_the_others_made(tmp_path, codec):
         model.made(prompts, tmp_path / "out", batch_size=4)
     assert "nan.wav" in str(no.value)
     assert "short.wav" in str(no.value)
+    monkeypatch.setattr("experiments.jobs.job._LISTED", 1)
+    monkeypatch.setattr("experiments.jobs.job._NAMED", 2)
+    with pytest.raises(InputError, match=r"'p1': .*; likewise 'p\d' and 1 more$"):
+        model.made(prompts, tmp_path / "out")
     tracks = {track.id: track for track in read_manifest(tmp_path / "out")}
     assert sorted(tracks) == ["p0", "p2", "p5"]
     assert tracks["p0"].facts["melody"] == str(good)
@@ -230,17 +250,19 @@ def test_melodies_of_every_kind_and_continuations(tmp_path, codec):
         "vorbis.ogg": {"rate": 16_000},
         "opus.opus": {"rate": 48_000, "format": "OGG", "subtype": "OPUS"},
         "layer3.mp3": {"rate": 22_050, "channels": 2},
+        "8 bit, \u97f3.wav": {"rate": 96_000, "subtype": "PCM_U8"},
+        "a FLAC.mp3": {"rate": 22_050, "format": "FLAC"},
     }
     files = [sound(tmp_path / name, **kind) for name, kind in kinds.items()]
-    prompts = [replace(prompt, melody=file) for prompt, file in zip(PROMPTS, files, strict=False)]
+    prompts = [replace(PROMPTS[0], id=f"p{n}", melody=file) for n, file in enumerate(files)]
     start = sound(tmp_path / "start.wav", 0.1)
-    prompts.append(replace(PROMPTS[6], continuation=start, duration=0.3))
+    prompts.append(replace(PROMPTS[0], id="begun", continuation=start, duration=0.3))
     model, out = Counted(melody_model(codec)), tmp_path / "out"
-    assert len(model.made(prompts, out)) == 7
+    assert len(model.made(prompts, out)) == 9
     facts = {track.id: track.facts for track in read_manifest(out)}
-    assert [facts[f"p{n}"]["melody_sha256"] for n in range(6)] == [tiny.sha256(file) for file in files]
-    assert (facts["p6"]["continuation"], facts["p6"]["continuation_sha256"]) == (str(start), tiny.sha256(start))
-    begun, _ = soundfile.read(out / "p6.wav")
+    assert [facts[f"p{n}"]["melody_sha256"] for n in range(8)] == [tiny.sha256(file) for file in files]
+    assert (facts["begun"]["continuation"], facts["begun"]["continuation_sha256"]) == (str(start), tiny.sha256(start))
+    begun, _ = soundfile.read(out / "begun.wav")
     assert len(begun) == round(0.3 * tiny.RATE)
     wav = torch.from_numpy(soundfile.read(start, dtype="float32")[0])[None, None]
     (expected,), said = level(codec.decode(codec.encode(wav))[0].detach(), tiny.RATE, None)
@@ -252,16 +274,52 @@ def test_melodies_of_every_kind_and_continuations(tmp_path, codec):
     prompts[-1] = replace(prompts[-1], continuation=start)
     assert model.made(prompts, out) == []
     sound(start, 0.12)
-    assert model.made(prompts, out) == ["p6"]
+    assert model.made(prompts, out) == ["begun"]
+
+
+def test_a_melody_is_parted_into_stems_once_for_all_prompts(tmp_path, codec, monkeypatch):
+    parted, summed = [], []
+
+    def separate(wav):
+        parted.append(wav.shape[-1])
+        return wav
+
+    def summing(path):
+        summed.append(path.name)
+        return tiny.sha256(path)
+
+    monkeypatch.setattr("datamodules.features.stems.load_separator", lambda name, sample_rate: separate)
+    monkeypatch.setattr("experiments.jobs.requests.file_sha256", summing)
+    files = [sound(tmp_path / "one.wav", 30.0), sound(tmp_path / "two.flac", 40.0)]
+    prompts = [replace(prompt, melody=files[n % 2]) for n, prompt in enumerate(PROMPTS)]
+    model = Counted(melody_model(codec, stems="htdemucs"))
+    model.made(prompts, tmp_path / "out", batch_size=1)
+    assert len(model.asked) == 7
+    assert sorted(parted) == [30 * tiny.RATE, 40 * tiny.RATE]
+    assert sorted(summed) == ["one.wav", "two.flac"]
+    Counted(melody_model(codec, stems="htdemucs")).made(prompts, tmp_path / "together", batch_size=7)
+    assert content(tmp_path / "together") == content(tmp_path / "out")
+    # What has changed is another melody; and no more are kept than there is room for.
+    parted.clear()
+    sound(files[0], 50.0)
+    model.made(prompts[:1], tmp_path / "out")
+    assert parted == [50 * tiny.RATE]
+    monkeypatch.setattr("lightning_modules.generation.melodies._KEPT", 1)
+    Counted(melody_model(codec, stems="htdemucs")).made(prompts[:4], tmp_path / "few", batch_size=1)
+    assert parted[1:] == [40 * tiny.RATE, 50 * tiny.RATE]  # the longer clips, of one melody, come first
+    turns = [replace(prompt, duration=0.1) for prompt in prompts[:4]]
+    Counted(melody_model(codec, stems="htdemucs")).made(turns, tmp_path / "turns", batch_size=1)
+    assert parted[3:] == 2 * [50 * tiny.RATE, 40 * tiny.RATE]
 
 
 def test_a_melody_that_cannot_be_is_refused_before_any_work(tmp_path, model, codec):
     (tmp_path / "text.mp3").write_text("no music at all")
     (tmp_path / "empty.wav").touch()
-    for name in ("text.mp3", "empty.wav"):
+    (tmp_path / "song.m4a").write_bytes(b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" + bytes(1000))
+    for name in ("text.mp3", "empty.wav", "song.m4a"):
         prompts = [PROMPTS[0], replace(PROMPTS[1], melody=tmp_path / name)]
         counted = Counted(melody_model(codec))
-        with pytest.raises(InputError, match=f"{name}: not readable as audio"):
+        with pytest.raises(InputError, match=f"{name}: not readable as audio .*convert it, for instance to FLAC"):
             counted.made(prompts, tmp_path / "out")
         assert counted.asked == []
     with pytest.raises(InputError, match=r"prompt 'p0' has a melody and this model hears none; .*--melody ''"):

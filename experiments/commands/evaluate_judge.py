@@ -19,13 +19,14 @@ def evaluate_judge(manifest: str, out: str, judge: str = "embedded", device: str
     from experiments.judges.accuracy import judge_accuracy
     from experiments.judges.card import accuracy_lines
 
-    heard = resolve_judge(judge, pick_device(device))
+    place = pick_device(device)
+    heard = resolve_judge(judge, place)
     if not isinstance(heard, TextJudge):
         raise InputError(f"judge {heard.name} reads no captions; this is for judges that do")
     clips = read_manifest(manifest)
     with progress() as bar:
         task = bar.add_task("listening", total=len(clips))
-        results = judge_accuracy(heard, clips, lambda: bar.advance(task))
+        results = judge_accuracy(heard, clips, place, lambda count: bar.advance(task, count))
     write_json(out, results)
     print("\n".join(accuracy_lines({"clips": results})))
     print(f"wrote {out}")

@@ -63,8 +63,9 @@ def generate(
     from datamodules.errors import InputError
     from experiments.console import require_folder
     from experiments.jobs.job import Job
-    from experiments.jobs.predicting import job_trainer, run_job
+    from experiments.jobs.predicting import run_job
     from experiments.jobs.requests import Options, settle_stems
+    from experiments.predicting import predicting_trainer
     from experiments.prompts import read_prompts
     from lightning_modules.checkpoints import load_model
 
@@ -75,7 +76,7 @@ def generate(
     options = Options(guidance, negative, top_k, temperature, batch_size, top_p, precision, format, loudness, stride)
     asked = read_prompts(prompts, duration=duration, seed=seed, melody=melody, continuation=continuation)
     folder = require_folder(out)
-    trainer = job_trainer(device, devices, nodes)
+    trainer = predicting_trainer(device, devices, nodes)
     loaded = load_model(model, trainer.strategy.root_device, dtype, quantize, alone=True)
     if any(prompt.melody for prompt in asked) and (reason := settle_stems(loaded)) and trainer.is_global_zero:
         print(f"melodies are heard in the full mix: {reason}", file=sys.stderr)

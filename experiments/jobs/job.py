@@ -23,7 +23,8 @@ from experiments.out_of_memory import is_out_of_memory
 from experiments.prompts import Prompt
 from lightning_modules.generation.model import MusicModel
 
-_LISTED = 3  # of the prompts that could not be generated
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_LISTED, _NAMED = 3, 20  # of the prompts that could not be generated: with the reason, and in all
 
 
 def generate_clips(
@@ -41,7 +42,7 @@ def generate_clips(
             in training, whose checksum is but a name.
 
     Raises:
-        InputError: a prompt that cannot be generated, an option out of range, or no space left.
+        InputError: a prompt that cannot be generated, an option out of range, or a file that cannot be written.
     """
     job = Job(model, prompts, folder, options, resume=resume)
     batches = job.share()
@@ -113,7 +114,8 @@ class Job:
         A prompt whose melody or continuation turns out to be of no use is noted in ``failed``, and the others are made.
 
         Raises:
-            InputError: no space left, no room for even one clip, or not one prompt so far can be generated.
+            InputError: a file cannot be written, there is no room for even one clip, or not one prompt so far can be
+                generated.
         """
         self._make_parts(batch, display)
         if self.failed and not self.made and not self._finished:
@@ -221,10 +223,13 @@ class Job:
             self.journal.add(entry)
         except (OSError, InputError) as error:
             full = error if isinstance(error, OSError) else error.__cause__
-            if not isinstance(full, OSError) or full.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not isinstance(full, OSError):
                 raise
+            remedy = "make room" if full.errno in NO_SPACE else "mend that"
+            if full.errno == errno.EFBIG:
+                remedy = "raise the limit on the size of files (ulimit -f)"
             raise InputError(
-                f"{self.folder}: {full.strerror}; {self.progress()} are finished and stay; make room and give the same "
+                f"{self.folder}: {full.strerror}; {self.progress()} are finished and stay; {remedy} and give the same "
                 "command again"
             ) from full
         self.made += 1
@@ -249,7 +254,9 @@ class Job:
         reasons = self.failed if failed is None else failed
         if reasons:
             listed = "; ".join(f"{name!r}: {reason}" for name, reason in list(reasons.items())[:_LISTED])
-            more = f"; and {len(reasons) - _LISTED:,} more" if len(reasons) > _LISTED else ""
+            more = ", ".join(map(repr, list(reasons)[_LISTED:_NAMED]))
+            more += f" and {len(reasons) - _NAMED:,} more" if len(reasons) > _NAMED else ""
+            more = f"; likewise {more}" if more else ""
             raise InputError(
                 f"{len(reasons):,} of {len(self.requests):,} prompts could not be generated, the others are in "
                 f"{self.folder}: {listed}{more}"

@@ -2,22 +2,17 @@
 
 import errno
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from datamodules.errors import InputError
-from experiments.console import pick_device, quiet_prediction
 from experiments.jobs.display import Display
-from experiments.jobs.job import Job
+from experiments.jobs.job import NO_SPACE, Job
 from experiments.jobs.requests import Request
-
-# How long a process waits for the others at the end: their last batches may be long ones.
-_PATIENCE = timedelta(days=7)
+from experiments.predicting import interrupts
 
 
 class ClipGeneration(LightningModule):
@@ -50,51 +45,17 @@ class ClipGeneration(LightningModule):
         return number
 
 
-def job_trainer(device: str = "auto", devices: int = 1, nodes: int = 1) -> Trainer:
-    """A trainer that predicts on these devices; its strategy's ``root_device`` is this process's.
-
-    Args:
-        device: "cpu", "cuda", "cuda:N" or "auto".
-        devices: processes a machine, one a device.
-        nodes: machines.
-
-    Raises:
-        InputError: no such device, or not so many.
-    """
-    kind, _, number = pick_device(device).partition(":")
-    if min(devices, nodes) < 1:
-        raise InputError(f"devices and nodes must be at least 1, got {devices} and {nodes}")
-    if number and devices > 1:
-        raise InputError(f"{device!r} is one device; give --device {kind} for {devices} of them")
-    if kind == "cuda" and (there := torch.cuda.device_count()) < max(devices, int(number or 0) + 1):
-        raise InputError(f"--device {device} --devices {devices}: this machine has {there} GPUs")
-    quiet_prediction()
-    # What they say to each other is a few words at the end, for which no GPU is needed.
-    together = DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE)
-    return Trainer(
-        accelerator="gpu" if kind == "cuda" else kind,
-        devices=[int(number)] if number else devices,
-        num_nodes=nodes,
-        strategy=together if devices * nodes > 1 else "auto",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-
-
 def run_job(trainer: Trainer, job: Job, name: str, say: Callable[[str], None] = print) -> None:
     """Makes what is not finished; the first process writes the manifest when all are done.
 
     Args:
-        trainer: of ``job_trainer``.
+        trainer: of ``predicting_trainer``.
         job: of this process.
         name: of the model.
         say: takes the line at the end.
 
     Raises:
-        InputError: no space left, or prompts that cannot be generated.
+        InputError: a file that cannot be written, or prompts that cannot be generated.
         KeyboardInterrupt: somebody has interrupted it; what is finished stays.
     """
     first, world = trainer.is_global_zero, trainer.world_size
@@ -114,15 +75,13 @@ def _made(trainer: Trainer, job: Job) -> tuple[dict[str, str], InputError | None
     with job.display(batches, trainer.world_size, shown=trainer.is_global_zero) as display:
         module = ClipGeneration(job, batches, display)
         try:
-            trainer.predict(module, return_predictions=False)
-        except SystemExit as stop:
-            # Lightning ends an interrupted run with exit code 1, as if it had failed.
-            if not isinstance(stop.__context__, KeyboardInterrupt):
-                raise
+            with interrupts():
+                trainer.predict(module, return_predictions=False)
+        except KeyboardInterrupt as stop:
             if not trainer.is_global_zero:
                 raise SystemExit(130) from stop
             display.say(f"{job.progress()} are finished and stay; the same command goes on")
-            raise KeyboardInterrupt from stop
+            raise
         finally:
             job.journal.close()
     return _gathered(job.failed, module.stopped, trainer.world_size)
@@ -134,7 +93,8 @@ def _gathered(
     """The same of all processes, each of which waits here until all have closed their journals."""
     if world == 1:
         return failed, stopped
-    full = stopped is not None and isinstance(stopped.__cause__, OSError)
+    cause = stopped.__cause__ if stopped is not None else None
+    full = isinstance(cause, OSError) and cause.errno in NO_SPACE
     all_of_them: list[Any] = [None] * world
     torch.distributed.all_gather_object(all_of_them, (failed, None if stopped is None else str(stopped), full))
     reasons = {name: reason for one, _, _ in all_of_them for name, reason in one.items()}

@@ -102,7 +102,11 @@ def make_requests(model: MusicModel, prompts: Sequence[Prompt], options: Options
         "lm": asdict(model.lm.config),
         "text_encoder": text.checksum if text is not None else None,
     }
-    sounds = {sound: _sound_facts(model, prompt) for prompt in prompts for sound in [prompt.sounds]}
+    # Each file is read once for its checksum, however many prompts hear it.
+    sounds: dict[tuple[Path | None, Path | None], dict[str, str]] = {}
+    for prompt in prompts:
+        if prompt.sounds not in sounds:
+            sounds[prompt.sounds] = _sound_facts(model, prompt)
     requests = []
     for prompt in prompts:
         if prompt.duration < frame:

@@ -10,15 +10,15 @@ import soundfile
 import torch
 from torch import Tensor
 
+from datamodules.audio_io import write_audio
 from datamodules.errors import InputError
 from datamodules.ingest.loudness import LoudnessMeter
 
-FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS")}
+FORMATS = ("wav", "flac", "ogg")
 MEASURED = ("gain_db", "limited_peak")  # what ``level`` finds out
 # audiocraft's normalize_loudness: what is quieter than this (RMS) stays as it is, for it is only noise.
 _QUIETEST = 2e-3
 _KNEE = 0.8  # of full scale: what lies below, the limiter leaves alone
-_BLOCK_SECONDS = 60  # libsndfile crashes on one very long Vorbis write
 
 
 def level(wav: Tensor, sample_rate: int, loudness: float | None) -> tuple[Tensor, dict[str, Any]]:
@@ -77,17 +77,12 @@ def encode(wav: Tensor, sample_rate: int, kind: str) -> bytes:
     Raises:
         InputError: the format does not know such a rate or so many channels.
     """
-    container, subtype = FORMATS[kind]
-    samples = wav.clamp(-1, 1).numpy().T
-    block = _BLOCK_SECONDS * sample_rate
     out = BytesIO()
     try:
-        with soundfile.SoundFile(out, "w", sample_rate, samples.shape[1], subtype, format=container) as file:
-            for start in range(0, len(samples), block):
-                file.write(samples[start : start + block])
+        write_audio(out, wav, sample_rate, kind)
     except soundfile.LibsndfileError as error:
         raise InputError(
-            f"{samples.shape[1]} channels at {sample_rate} Hz cannot be written as {kind} "
+            f"{wav.shape[0]} channels at {sample_rate} Hz cannot be written as {kind} "
             f"({error.error_string.strip()}); take --format wav"
         ) from error
     return out.getvalue()

@@ -11,28 +11,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.audio_io import read_audio
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest, Track
+from evaluation.ears import JudgeEar
 from evaluation.fad import Moments, frechet_distance
 from evaluation.judges.contract import TextJudge
 from evaluation.judges.labels import label_targets
 from evaluation.uncertainty import Interval, bootstrap_mean, bootstrap_ratio
+from experiments.judges.hearing import hear_files
 
 GROUP = 32  # clips among which a caption finds its own
 _GROUPINGS = 50
-_BATCH = 8
 # A covariance of so few windows says nothing of a collection.
 _FEWEST_CLIPS = 20
 
 
-def judge_accuracy(judge: TextJudge, clips: Manifest, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def judge_accuracy(
+    judge: TextJudge, clips: Manifest, device: str = "cpu", advance: Callable[[int], None] = lambda heard: None
+) -> dict[str, Any]:
     """Measures a judge on clips of rendered scores.
 
     Args:
         judge: with labels named as ``evaluation.judges.labels.build_labels`` names them.
         clips: their lines hold the facts that ``mgl corpus`` writes, as those of ``mgl eval-set`` do.
-        advance: called for every clip.
+        device: where the judge is.
+        advance: called with how many clips were heard since the last call.
 
     Returns:
         ``f1`` by kind of label (micro, over clips), ``accuracy`` of drums, tempo and collection, ``recall`` and
@@ -48,7 +51,11 @@ def judge_accuracy(judge: TextJudge, clips: Manifest, advance: Callable[[], None
     for track in tracks:
         if not {"instruments", "families", "drums", "bpm", "caption_facts"} <= track.facts.keys():
             raise InputError(f"{track.id}: its line does not say what plays; give clips of `mgl corpus`'s scores")
-    windows, logits = _heard(judge, tracks, advance)
+    windows, scores = [], []
+    for heard in hear_files(JudgeEar(judge, torch.device(device)), [track.path for track in tracks], advance):
+        windows.append(heard["windows"])
+        scores.append(heard["logits"].mean(0))
+    logits = torch.stack(scores)
     audio = torch.stack([clip.mean(0) for clip in windows])
     text = judge.embed_text([track.caption for track in tracks]).cpu()
     owners = [_owner(track) for track in tracks]
@@ -62,24 +69,6 @@ def judge_accuracy(judge: TextJudge, clips: Manifest, advance: Callable[[], None
         **_recalls(audio, text, tracks, owners),
         "fad": _distances(windows, tracks, owners),
     }
-
-
-def _heard(judge: TextJudge, tracks: Sequence[Track], advance: Callable[[], None]) -> tuple[list[Tensor], Tensor]:
-    """Each clip's windows [W, D], and class scores [B, L]."""
-    windows: list[Tensor] = []
-    logits: list[Tensor] = []
-    for start in range(0, len(tracks), _BATCH):
-        some = [
-            read_audio(one.path, sample_rate=judge.sample_rate, channels=1)[0] for one in tracks[start : start + _BATCH]
-        ]
-        padded = torch.nn.utils.rnn.pad_sequence(some, batch_first=True)
-        heard = judge.embed_audio(padded[:, None], torch.tensor([len(clip) for clip in some]))
-        windows += [clip.cpu() for clip in heard.windows()]
-        assert heard.logits is not None, "a judge with labels gives scores"
-        logits += list(heard.logits.cpu())
-        for _ in some:
-            advance()
-    return windows, torch.stack(logits)
 
 
 def _owner(track: Track) -> str:

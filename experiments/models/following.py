@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.audio_io import read_audio
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest, Track
 from evaluation.chroma_similarity import chroma_similarity
@@ -21,6 +20,7 @@ from evaluation.ears import ChromaEar, Ear, JudgeEar
 from evaluation.judges.contract import Judge
 from evaluation.judges.labels import label_targets
 from evaluation.protocol import load_protocol
+from experiments.judges.hearing import hear_files
 
 # What is listened for, by key, and how it is called on tables.
 KINDS = {
@@ -31,7 +31,6 @@ KINDS = {
     "tempo": "tempo class, where stated",
     "melody": "melody, cosine of chroma",
 }
-_BATCH = 8
 _FACTS = frozenset(("instruments", "families", "drums", "bpm", "caption_facts"))
 _TEMPO = frozenset(("bpm", "tempo"))  # facts of which either states the tempo class
 
@@ -132,14 +131,13 @@ def _listen(
     total = (3 if with_melodies else 1) * len(clips)
     heard = 0
 
-    def hear(ear: Ear, files: Sequence[Path], what: str) -> Iterator[Tensor]:
+    def more(count: int) -> None:
         nonlocal heard
-        for start in range(0, len(files), _BATCH):
-            some = files[start : start + _BATCH]
-            waves = [read_audio(path, sample_rate=ear.sample_rate, channels=1)[0] for path in some]
-            yield from (one[what] for one in ear.hear(waves))
-            heard += len(some)
-            advance(heard, total)
+        heard += count
+        advance(heard, total)
+
+    def hear(ear: Ear, files: Sequence[Path], what: str) -> Iterator[Tensor]:
+        return (one[what] for one in hear_files(ear, files, more))
 
     logits = torch.stack([scores.mean(0) for scores in hear(JudgeEar(judge, device), paths, "logits")])
     if not with_melodies:

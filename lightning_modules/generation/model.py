@@ -6,28 +6,27 @@ Shape letters: B items, C channels, N samples, K codebooks, T frames.
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from datamodules.audio_io import read_audio
 from datamodules.errors import InputError
 from datamodules.features.chroma import ChromaExtractor
 from lightning_modules.codec.contract import Codec
 from lightning_modules.conditioning.conditioners import MELODY, TEXT, Conditioners
 from lightning_modules.conditioning.conditions import Condition, Conditions
-from lightning_modules.conditioning.melody import MelodyConfig, MelodyEncoder
+from lightning_modules.conditioning.melody import MelodyConfig
 from lightning_modules.generation.decoder import Decoder
 from lightning_modules.generation.engine import Progress, silent
 from lightning_modules.generation.guidance import Branches, Guidance, branches
 from lightning_modules.generation.long_form import Asked, Heard, draw_all, draw_streamed
+from lightning_modules.generation.melodies import HeardMelodies
 from lightning_modules.generation.packed import require_int8
 from lightning_modules.generation.requests import Audio, each, samples
 from lightning_modules.generation.sampling import Sampling
 from lightning_modules.generation.streaming import audio_chunks
-from lightning_modules.generation.windows import Window, window_and_stride, windows, wrapped
+from lightning_modules.generation.windows import Window, window_and_stride, windows
 from lightning_modules.lm.model import LanguageModel
 
 Melody = Audio
@@ -67,6 +66,7 @@ class MusicModel:
         heard = conditioners.melody.config if conditioners.melody is not None else None
         self.window = trained_window(about, heard, codec.sample_rate) or _WINDOW
         self._told, self._alone = False, alone
+        self._melodies = HeardMelodies()
         self._decoder: tuple[list[tuple[int, int]], Decoder] | None = None
 
     @property
@@ -118,14 +118,7 @@ class MusicModel:
         encoder = self.conditioners.melody
         if encoder is None:
             raise InputError("this model hears no melody; leave it out, or take a melody model")
-        heard: dict[tuple[object, int], Tensor] = {}  # what several prompts follow is separated once
-        rows = []
-        for given, start in zip(melodies, starts, strict=True):
-            key = str(given) if isinstance(given, str | Path) else id(given), start
-            if key not in heard:
-                heard[key] = _melody_classes(encoder, given, self.codec.sample_rate, start)
-            rows.append(heard[key])
-        return torch.cat(rows)
+        return self._melodies.classes(encoder, melodies, starts, self.codec.sample_rate)
 
     def ask(
         self,
@@ -302,18 +295,3 @@ def trained_window(about: Mapping[str, Any], melody: MelodyConfig | None, sample
         return None
     covered = melody.frames * ChromaExtractor(sample_rate).hop / sample_rate
     return float(int(covered)) or covered  # its last frame was only begun: 235 frames, 30.08 s, are of 30 s
-
-
-def _melody_classes(encoder: MelodyEncoder, given: Melody, sample_rate: int, start: int) -> Tensor:
-    """Pitch classes [1, frames] of one melody from a sample on."""
-    named = isinstance(given, str | Path)
-    wav = read_audio(given, sample_rate=sample_rate, channels=1) if named else given  # type: ignore[arg-type]
-    if start and wav is not None:
-        assert isinstance(wav, Tensor)
-        wav = wrapped(wav, start, encoder.config.frames * ChromaExtractor(sample_rate).hop)
-    try:
-        return encoder.classes([wav], sample_rate)  # type: ignore[list-item]
-    except InputError as error:
-        if not named:
-            raise
-        raise InputError(f"{given}: {error}") from error
