@@ -1,5 +1,6 @@
 """What commands share on the terminal: progress bars, devices, checked output folders."""
 
+import errno
 import logging
 import warnings
 from pathlib import Path
@@ -49,7 +50,9 @@ def require_folder(path: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise InputError(f"{folder}: is a file; an output folder is wanted here") from error
-    except (PermissionError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk has a line of its own
+            raise
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
     return folder
 

@@ -117,5 +117,7 @@ def _prompt(fields: dict[str, Any], default_id: str, duration: float, seed: int,
             f"{where}: the id {prompt.id!r} becomes a file name: letters, digits, space, '.', '_', '-' only"
         )
     if not 0 < prompt.duration < 3600:
-        raise InputError(f"{where}: a duration of {prompt.duration} s cannot be generated; give less than an hour")
+        raise InputError(
+            f"{where}: a duration of {prompt.duration} s cannot be generated; give more than 0 s and less than an hour"
+        )
     return prompt
