@@ -10,6 +10,7 @@ import yaml
 from torch.nn import functional as F
 
 from experiments.compose import layer_path
+from lightning_modules.lm.linear import Linear
 from lightning_modules.lm.losses import codebook_means, cross_entropy_sums
 from lightning_modules.lm.model import LanguageModelConfig, parameter_count
 from lightning_modules.lm.patterns import PATTERNS
@@ -233,3 +234,29 @@ def test_recomputed_activations_change_nothing(every):
     assert less < all_of_it
     with torch.no_grad():
         model.logits(codes, given)  # without gradients there is nothing to recompute
+
+
+@pytest.mark.parametrize("frozen", [None, "weight", "x"])
+def test_mixed_precision_keeps_no_copy_of_weights(frozen):
+    """What ``nn.Linear`` gives, bit for bit; beside the inputs nothing is kept but the weights themselves."""
+    torch.manual_seed(0)
+    x, plain = torch.randn(2, 37, 64), torch.nn.Linear(64, 96, bias=False)
+    ours = Linear(64, 96)
+    ours.load_state_dict(plain.state_dict())
+
+    def trained(layer):
+        here, kept = x.clone().requires_grad_(frozen != "x"), []
+        layer.weight.requires_grad_(frozen != "weight")
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), hooks:
+            made = layer(here)
+        made.float().square().sum().backward()
+        return made, here.grad, layer.weight.grad, {t.data_ptr(): t.numel() for t in kept}
+
+    *wanted, _ = trained(plain)
+    *found, kept = trained(ours)
+    for one, other in zip(found, wanted, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+    kept.pop(ours.weight.data_ptr(), None)
+    assert sum(kept.values()) == (0 if frozen == "weight" else x.numel())

@@ -10,7 +10,7 @@ import torch
 from datamodules.errors import InputError
 from experiments.__main__ import main
 from experiments.benchmarks.plan import built, loss, measured, nano
-from experiments.compose import language_model_layers, merged
+from experiments.compose import language_model_layers, merged, overridden
 from experiments.planning.dealing import Deal, deal, deals
 from experiments.planning.gpus import GPUS, find_gpu, gpu_named
 from experiments.planning.links import machines, traffic
@@ -232,9 +232,21 @@ def test_adapters_fit_where_the_whole_model_does_not(size, gigabytes, gpu):
     held = made.best.memory
     assert held.weights == 2 * products + 4 * (counts.lm - products) + 4 * counts.trained
     assert (held.gradients, held.optimiser, held.average) == tuple(n * counts.trained for n in (4, 8, 4))
-    # float16 has autocast's copies beside float32 weights.
-    halves = planned(size, 1, gpu, "finetune", "lora", "precision/16-mixed", crops=32).layouts[-1].memory
-    assert halves.weights - held.weights == halves.copies - held.copies == 2 * products
+    # float16 has float32 weights, of which only the compiler keeps copies.
+    halves = planned(size, 1, gpu, "finetune", "lora", "precision/16-mixed", crops=32)
+    of_halves = halves.layouts[-1].memory
+    assert of_halves.weights - held.weights == 2 * products
+    assert of_halves.copies == held.copies
+    assert memory(replace(halves.subject, compiled=True), 1).copies - held.copies == 2 * products
+    assert memory(replace(made.subject, compiled=True), 1).copies == held.copies
+
+
+def test_compiled_blocks_keep_copies_of_their_weights():
+    recipe = merged(language_model_layers("small", "delay", "t5", "gpus"))
+    plain = subject(recipe, PAPER)
+    compiled = subject(overridden(recipe, ["--model.init_args.compiled", "true"]), PAPER)
+    products = 24 * 16 * 1024**2
+    assert memory(compiled, 1).copies - memory(plain, 1).copies == 2 * products
 
 
 def test_adapters_are_neither_sharded_nor_left_to_dadaptation(capsys):

@@ -51,7 +51,8 @@ class Work:
     @property
     def memory(self) -> int:
         """Bytes that are planned, without average, text encoder and codec, of which these steps have none."""
-        return replace(memory(self.planned, self.deal.batch), average=0, text_encoder=0, codec=0).total
+        held = memory(replace(self.planned, compiled=self.compiled), self.deal.batch)
+        return replace(held, average=0, text_encoder=0, codec=0).total
 
 
 def ways(size: str, device: torch.device, quick: bool = False) -> list[Work]:

@@ -30,7 +30,8 @@ class Memory:
         gradients: in float32.
         optimiser: its state.
         average: the averaged weights.
-        copies: 16-bit copies of weights: all of mixed precision's, or with sharding those that are gathered at a time.
+        copies: 16-bit copies of weights: those that mixed precision keeps, or with sharding those that are gathered at
+            a time.
         activations: what the blocks keep for the way back, for one micro-batch.
         loss: the logits, their log-probabilities in float32, and one codebook's logits in float32: at the end of the
             forward pass. Backward takes less: gradients come one codebook after the other.

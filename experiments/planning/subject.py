@@ -93,6 +93,7 @@ class Subject:
         algorithm: optimiser.
         max_steps: optimiser steps of the run.
         lora: rank of the adapters that are trained in place of the model; 0 for none.
+        compiled: whether blocks are.
     """
 
     lm: LanguageModelConfig
@@ -106,6 +107,7 @@ class Subject:
     algorithm: str
     max_steps: int
     lora: int = 0
+    compiled: bool = False
 
     @property
     def steps(self) -> int:
@@ -121,10 +123,9 @@ class Subject:
         along = self.text if self.text is not None and self.text.trained else None
         adapters = adapter_parameters(self.lm, self.lora)
         beside = adapted_parameters(self.lm) if self.lora else 0
-        # Of frozen weights mixed precision keeps a copy where a gradient passes them: not in the projections.
-        copied = _linear(model) + (along.linear if along else 0)
-        if self.lora:
-            copied = adapters + _linear(model.heads) + (0 if self._held == 2 else beside)
+        copied = adapters or _linear(model.projections) + (along.linear if along else 0)
+        if self.compiled and not (self.lora and self._held == 2):
+            copied += _linear(model.transformer)
         block = sum(parameter.numel() for parameter in model.transformer.blocks[0].parameters())
         return Counts(
             lm=sum(sizes.values()),
@@ -167,7 +168,9 @@ class Counts:
         text_encoder: the text encoder, frozen or not.
         codec: the codec.
         trained: what has gradients, optimiser state and an average.
-        linear: of the products with trained weights, which mixed precision keeps 16-bit copies of.
+        linear: of the products whose weights mixed precision keeps 16-bit copies of: adapters, or projections and a
+            text encoder that learns along. Heads make theirs again (``lightning_modules.lm.linear``), and so do blocks,
+            but the compiler, which finds the same twice, keeps one.
         block: one block.
         beside: of the products beside adapters, which are frozen; none without adapters.
     """
@@ -215,6 +218,7 @@ def subject(recipe: Mapping[str, Any], codec: CodecFacts) -> Subject:
         algorithm=model["optim"].get("algorithm", "adamw"),
         max_steps=trainer["max_steps"],
         lora=lora,
+        compiled=bool(model.get("compiled", False)),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from datamodules.errors import InputError
 from lightning_modules.conditioning.conditioners import require_conditions
 from lightning_modules.conditioning.conditions import Conditions
+from lightning_modules.lm.linear import Linear
 from lightning_modules.lm.patterns import build_pattern
 from lightning_modules.lm.transformer import Context, Source, Transformer, truncated_normal_
 
@@ -78,7 +79,7 @@ class LanguageModel(nn.Module):
         self.transformer = Transformer(
             config.dim, config.layers, config.heads, hidden, cross_attention=bool(config.cross)
         )
-        self.heads = nn.Linear(config.dim, config.codebooks * config.entries, bias=False)
+        self.heads = Linear(config.dim, config.codebooks * config.entries)
         # It is in no file, and so has its values where the model is built without memory too.
         offsets = torch.arange(config.codebooks, device="cpu") * (config.entries + 1)
         self.register_buffer("offsets", offsets[:, None], persistent=False)

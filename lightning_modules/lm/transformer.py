@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from lightning_modules.lm.linear import Linear
+
 _MAX_PERIOD = 10000
 
 
@@ -83,8 +85,8 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.out = nn.Linear(dim, dim, bias=False)
+        self.qkv = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """[B, S, D] -> [B, S, D]. The mask is ``causal_mask``'s."""
@@ -100,9 +102,9 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
-        self.out = nn.Linear(dim, dim, bias=False)
+        self.query = Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor, cross: Source) -> Tensor:
         """[B, S, D] and conditions -> [B, S, D]."""
@@ -124,8 +126,8 @@ class Block(nn.Module):
         self.norm_cross = nn.LayerNorm(dim) if cross_attention else None
         self.cross_attention = CrossAttention(dim, heads) if cross_attention else None
         self.norm_ff = nn.LayerNorm(dim)
-        self.ff_in = nn.Linear(dim, hidden, bias=False)
-        self.ff_out = nn.Linear(hidden, dim, bias=False)
+        self.ff_in = Linear(dim, hidden)
+        self.ff_out = Linear(hidden, dim)
 
     def forward(self, x: Tensor, context: Context, mask: Tensor | None) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
