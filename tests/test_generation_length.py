@@ -65,6 +65,17 @@ def test_rows_of_any_length_and_text_are_the_same_alone_bit_for_bit(model, fragi
     assert torch.equal(turned[2], continued)
 
 
+@pytest.mark.parametrize("places", [1, 2, 3, 7])
+def test_what_a_row_hears_does_not_depend_on_the_others(places):
+    """Of few places ``F.linear`` makes something else for eight rows than for one."""
+    decoder, given = Decoder(tiny.language_model()), tiny.conditions([places] * 8)
+    together = Request(decoder, Branches(given, (1.0,)), 8, 1).cross
+    for row in range(8):
+        alone = Request(decoder, Branches(given.select(torch.tensor([row])), (1.0,)), 1, 1).cross
+        for one, other in zip(alone.memory, together.memory, strict=True):
+            assert torch.equal(one[:, 0], other[:, row])
+
+
 def test_audio_is_the_same_alone_bit_for_bit(model):
     together = model.generate(TEXTS, DURATIONS, ids=list("abcde"), seed=SEEDS)
     for place, name in enumerate("abcde"):

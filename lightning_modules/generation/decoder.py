@@ -106,7 +106,7 @@ class Request:
     ) -> None:
         lm = decoder.lm
         weight = lm.embedding.weight
-        context = lm.context(branches.conditions)
+        context = lm.context(branches.conditions, _projected)
         rows, device = items * len(branches.weights), weight.device
         self.decoder, self.branches = decoder, branches
         self.exact = device.type == "cpu" if exact is None else exact
@@ -297,6 +297,14 @@ class _Cross:
 
     memory: list[Tensor]
     mask: Tensor | None
+
+
+def _projected(linear: nn.Linear, x: Tensor) -> Tensor:
+    """A layer with its bias, laid out for this one use: in ``F.linear`` the rows of a batch have a say in each row."""
+    if not x.numel():
+        made: Tensor = linear(x)
+        return made
+    return product(linear)(x.flatten(0, 1)).view(*x.shape[:2], -1) + linear.bias
 
 
 def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 Shape letters: B items, K codebooks, T frames, S steps, V entries of a codebook, D width, L condition length.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from lightning_modules.conditioning.conditions import Conditions
 from lightning_modules.lm.linear import Linear
 from lightning_modules.lm.patterns import build_pattern
 from lightning_modules.lm.transformer import Context, Source, Transformer, truncated_normal_
+
+Projected = Callable[[Any, Tensor], Tensor]  # a linear layer and its inputs [B, L, I] -> [B, L, D]
 
 
 @dataclass(frozen=True)
@@ -104,16 +107,22 @@ class LanguageModel(nn.Module):
         logits: Tensor = self.heads(x).unflatten(-1, (self.config.codebooks, self.config.entries))
         return logits.transpose(1, 2)
 
-    def context(self, conditions: Conditions) -> Context:
-        """Projects the conditions to the model's width; padded and dropped places are exact zeros."""
-        return Context(self._source(conditions, self.config.cross), self._source(conditions, self.config.prefix))
+    def context(self, conditions: Conditions, project: Projected = nn.Linear.__call__) -> Context:
+        """Projects the conditions to the model's width; padded and dropped places are exact zeros.
 
-    def _source(self, conditions: Conditions, names: Sequence[str]) -> Source | None:
+        Args:
+            conditions: of every name that the model hears.
+            project: takes a layer and its inputs [B, L, I] to its outputs, where the layer itself is not to.
+        """
+        cross, prefix = (self._source(conditions, names, project) for names in (self.config.cross, self.config.prefix))
+        return Context(cross, prefix)
+
+    def _source(self, conditions: Conditions, names: Sequence[str], project: Projected) -> Source | None:
         """The conditions of these names one after the other; None for no names."""
         states, masks = [], []
         for name in names:
             embeddings, mask = conditions[name]
-            projected = self.projections[name](embeddings.to(self.heads.weight.dtype))
+            projected = project(self.projections[name], embeddings.to(self.heads.weight.dtype))
             states.append(projected.masked_fill(~mask[..., None], 0))
             masks.append(mask if self.config.mask_padded_text else torch.ones_like(mask))
         return Source(torch.cat(states, 1), torch.cat(masks, 1)) if states else None
