@@ -31,6 +31,14 @@ def pytest_configure(config):
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Whatever ran before: with two threads attention rounds otherwise, and what is equal bit for bit is not."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def codec():
     """A codec whose codebooks are in use."""
