@@ -3,8 +3,10 @@
 Nothing heavy is imported at the head of this file: ``pytest_configure`` comes first.
 """
 
+import logging
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -37,6 +39,19 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def trains_here(monkeypatch, caplog):
+    """For trainings within the test's process: its random state and its Ctrl-C are afterwards what they were."""
+    import torch
+
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    caplog.set_level(logging.ERROR, "lightning.pytorch")
+    before, handler = torch.random.get_rng_state(), signal.getsignal(signal.SIGINT)
+    yield
+    torch.random.set_rng_state(before)
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import logging
 import re
 import shutil
-import signal
 from dataclasses import replace
 
 import pytest
@@ -33,17 +32,8 @@ from lightning_modules.codec.folder import save_codec
 from lightning_modules.model_folders import file_checksum
 
 STEPS, PARTS, BATCH, SECONDS, CODEBOOKS, FRAME_RATE = 6, 2, 3, 2.0, 2, 10
+pytestmark = pytest.mark.usefixtures("trains_here")
 SHAPE = {"dim": 16, "layers": 1, "heads": 2, "codebooks": CODEBOOKS, "entries": 8}
-
-
-@pytest.fixture(autouse=True)
-def tidy(monkeypatch, caplog):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
-    before, handler = torch.random.get_rng_state(), signal.getsignal(signal.SIGINT)
-    yield
-    torch.random.set_rng_state(before)
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from datetime import timedelta
@@ -224,6 +225,7 @@ def _hanging(rank, folder, hangs):
         dist.all_reduce(torch.ones(1))
         watch.on_train_batch_end(trainer, None, None, None, step)
     watch.on_train_end(trainer, None)
+    assert threading.active_count() == 1  # nobody is at the store when the interpreter goes
     dist.destroy_process_group()  # else a thread of it may still hold the last tensor when the interpreter goes
 
 

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,14 +38,8 @@ STEPS, EVERY, SECONDS = 6, 2, 0.3
 
 
 @pytest.fixture(autouse=True)
-def tidy(monkeypatch, caplog, tmp_path):
+def tidy(trains_here, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
-    before, handler = torch.random.get_rng_state(), signal.getsignal(signal.SIGINT)
-    yield
-    torch.random.set_rng_state(before)
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture(scope="module")
