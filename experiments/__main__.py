@@ -9,7 +9,7 @@ import os
 import sys
 from importlib import import_module
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, Terminated
 
 # name: (module, function, one line for the help)
 COMMANDS = {
@@ -118,7 +118,7 @@ LIGHTNING = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command; the process ends with 0, 2 for what the user can mend, 1 for a full disk, 130 after Ctrl-C."""
+    """Runs one command; ends with 0, 2 for what the user can mend, 1 for a full disk, 130 or 143 if told to stop."""
     arguments = sys.argv[1:] if arguments is None else arguments
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help"):
@@ -126,6 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     try:
         run(name, rest)
+    except Terminated:
+        sys.exit(_complain(f"mgl {name}: told to end", 143))
     except KeyboardInterrupt:
         sys.exit(_complain(f"mgl {name}: interrupted", 130))
     except BrokenPipeError:

@@ -120,15 +120,16 @@ def test_one_graph_serves_a_bucket_of_widths(monkeypatch):
     assert done == [256, "recorded", "replayed", 300, "recorded", "replayed", "replayed", "replayed"]
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(4096, 1024), (256, 1024)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, "int8"], ids=str)
-def test_a_row_is_the_same_in_every_batch_bit_for_bit(dtype):
-    """Widths of real models: at small ones the kernels are others."""
-    linear = torch.nn.Linear(4096, 1024, bias=False)
+def test_a_row_is_the_same_in_every_batch_bit_for_bit(dtype, inputs, outputs):
+    """Widths of real models, for which there are other kernels than for small ones; for the second, by rows, two."""
+    linear = torch.nn.Linear(inputs, outputs, bias=False)
     if dtype != "int8":
         linear = linear.to(dtype)
     multiply = packed.product(linear, int8=dtype == "int8")
     with torch.inference_mode():
-        x = torch.randn(32, 4096, generator=torch.Generator().manual_seed(0)).to(linear.weight.dtype)
+        x = torch.randn(32, inputs, generator=torch.Generator().manual_seed(0)).to(linear.weight.dtype)
         x[3] *= 100
         whole = multiply(x)
         wanted = x.float() @ linear.weight.float().T

@@ -437,6 +437,13 @@ def test_a_full_disk_in_another_process_is_this_one_s(monkeypatch):
     assert stopped.__cause__.errno == errno.ENOSPC
 
 
+def watch_it_end(group):
+    """Asks whether processes of the group are there until there is none, which raises, or for ten seconds."""
+    for _ in range(200):
+        os.killpg(group, 0)
+        time.sleep(0.05)
+
+
 def test_two_processes_finish_what_an_interrupted_one_began(tmp_path, model_folder, model):
     prompts = [{"id": f"p{n}", "caption": f"piano {n}", "duration": 0.5 + 0.3 * (n % 3)} for n in range(30)]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, prompts)))
@@ -448,19 +455,29 @@ def test_two_processes_finish_what_an_interrupted_one_began(tmp_path, model_fold
     out = tmp_path / "out"
     words = [sys.executable, "-m", "experiments", "generate", "--model", model_folder, "--out", out]
     words += ["--prompts", tmp_path / "p.jsonl", "--device", "cpu", "--batch_size"]
-    process = subprocess.Popen(
-        [*words, "1"], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while not list(out.glob("clips.0.jsonl")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, said
-    finished = {path: path.stat().st_mtime_ns for path in out.glob("*.wav")}
-    assert 0 < len(finished) < 30
-    assert f"{len(finished)} of 30 clips are finished and stay; the same command goes on" in said
-    assert "Traceback" not in said
+
+    def stopped(sent, code, *more):
+        process = subprocess.Popen(
+            [*words, "1", *more], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        before = len(list(out.glob("*.wav")))
+        while len(list(out.glob("*.wav"))) == before:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        # A terminal tells all processes; who kills one tells the first.
+        (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == code, said
+        finished = {path: path.stat().st_mtime_ns for path in out.glob("*.wav")}
+        assert before < len(finished) < 30
+        assert f"{len(finished)} of 30 clips are finished and stay; the same command goes on" in said
+        assert "Traceback" not in said
+        with pytest.raises(ProcessLookupError):  # soon no process of it is left
+            watch_it_end(process.pid)
+        return finished
+
+    stopped(signal.SIGINT, 130)
+    finished = stopped(signal.SIGTERM, 143, "--devices", "2")
     ended = subprocess.run(
         [*words, "4", "--devices", "2"], env=environment, check=True, capture_output=True, text=True, timeout=120
     )

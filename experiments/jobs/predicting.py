@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, Terminated
 from experiments.jobs.display import Display
 from experiments.jobs.job import NO_SPACE, Job
 from experiments.jobs.requests import Request
@@ -56,7 +56,7 @@ def run_job(trainer: Trainer, job: Job, name: str, say: Callable[[str], None] = 
 
     Raises:
         InputError: a file that cannot be written, or prompts that cannot be generated.
-        KeyboardInterrupt: somebody has interrupted it; what is finished stays.
+        KeyboardInterrupt: somebody has interrupted it, or by ``Terminated`` told it to end; what is finished stays.
     """
     first, world = trainer.is_global_zero, trainer.world_size
     failed, stopped = _made(trainer, job) if job.pending else ({}, None)
@@ -79,7 +79,7 @@ def _made(trainer: Trainer, job: Job) -> tuple[dict[str, str], InputError | None
                 trainer.predict(module, return_predictions=False)
         except KeyboardInterrupt as stop:
             if not trainer.is_global_zero:
-                raise SystemExit(130) from stop
+                raise SystemExit(143 if isinstance(stop, Terminated) else 130) from stop
             display.say(f"{job.progress()} are finished and stay; the same command goes on")
             raise
         finally:

@@ -11,6 +11,7 @@ Shape letters: N rows, I inputs, O outputs.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from datamodules.errors import InputError
 
+_FEW, _MANY = 8, 64  # rows: within one kernel's reach anywhere, and more than most batches have
 Product = Callable[[Tensor], Tensor]  # [N, I] -> [N, O]
 
 
@@ -68,13 +70,30 @@ class _Packed:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
-        self.multiply = torch.ops.mkldnn._linear_pointwise.default
+        self.few = not _rows_are_alike(*weight.shape, weight.dtype, torch.get_num_threads())
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.few and len(x) > _FEW:
+            return torch.cat([self(part) for part in x.split(_FEW)])
         if len(x) == 1:  # one row goes by another kernel than two
-            return self.multiply(x.expand(2, -1), self.weight, None, "none", [], "")[:1]
-        made: Tensor = self.multiply(x, self.weight, None, "none", [], "")
-        return made
+            return _multiply(x.expand(2, -1), self.weight)[:1]
+        return _multiply(x, self.weight)
+
+
+def _multiply(x: Tensor, weight: Tensor) -> Tensor:
+    made: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, None, "none", [], "")
+    return made
+
+
+@cache
+def _rows_are_alike(outputs: int, inputs: int, dtype: torch.dtype, threads: int) -> bool:
+    """Whether many rows at once get the bits that two of them get: some small layers have another kernel from 16 on."""
+    drawing = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, inputs, generator=drawing).to(dtype) for n in (_MANY, outputs))
+    weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+    pair = torch.cat([_multiply(x[at : at + 2], weight) for at in (0, _FEW)])
+    places = [0, 1, _FEW, _FEW + 1]
+    return all(torch.equal(_multiply(x[:rows], weight)[places], pair) for rows in (2 * _FEW, _MANY))
 
 
 class _Int8:
