@@ -78,7 +78,7 @@ class _Packed:
         if self.few and len(x) > _FEW:
             return torch.cat([self(part) for part in x.split(_FEW)])
         if len(x) < _LEAST:
-            return _multiply(F.pad(x, (0, 0, 0, _LEAST - len(x))), self.weight)[: len(x)]
+            return _multiply(torch.cat([x] * -(-_LEAST // len(x))), self.weight)[: len(x)]
         return _multiply(x, self.weight)
 
 
