@@ -77,7 +77,7 @@ def test_melody_models_have_the_papers_sizes(capsys, size):
     names = [*language_model_layers(size, "delay", "t5", "cpu"), "conditioning/melody"]
     model = printed(capsys, fit(*names, **STORE))["model"]["init_args"]
     assert (model["lm"]["cross"], model["lm"]["prefix"]) == ([], ["melody", "text"])
-    assert model["melody"] == {"frames": 235, "stems": "htdemucs"}
+    assert model["melody"] == {"frames": 235, "stems": "htdemucs", "spread": 0.0}
     assert model["attribute_dropout"] == {"melody": 0.5}
     assert parameter_count(LanguageModelConfig(**model["lm"]), {"text": 768, "melody": 12}) == MELODY[size]
 

@@ -26,6 +26,8 @@ KINDS = {
     "melody, padding hidden": {"cross": (), "prefix": ("melody", "text")},
     "text heard twice": {"prefix": ("text",)},
     "melody heard across": {"cross": ("text", "melody")},
+    "melody added": {"added": ("melody",)},
+    "melody added to several steps": {"added": ("melody",), "pattern": "flatten"},
 }
 LENGTHS = [4, 0, 2]  # the second text is none: its rows hear nothing, and stand in the middle
 FRAMES = 9
@@ -76,7 +78,7 @@ def test_logits_are_the_plain_models(kind):
     assert (plain(model, given, codes, 1.0) - plain(model, given.null(), codes, 1.0)).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("kind", ["mono", "melody", "melody, padding hidden"])
+@pytest.mark.parametrize("kind", ["mono", "melody", "melody, padding hidden", "melody added"])
 def test_steps_of_fixed_width_are_those_of_exact_width(kind):
     """What a GPU's graphs replay, on a CPU: attention reads places that have not been decoded, and hides them."""
     model, given = case(kind)

@@ -11,6 +11,7 @@ from plain_decoding import loop
 
 from datamodules.errors import InputError
 from datamodules.sample_order import derived_seed
+from lightning_modules.conditioning.conditions import Condition, Conditions
 from lightning_modules.generation import batches, engine
 from lightning_modules.generation.decoder import Decoder, Request
 from lightning_modules.generation.engine import draw_codes
@@ -46,6 +47,20 @@ def test_given_codes_are_followed_as_a_loop_without_cache_follows_them(pattern):
     assert torch.equal(torch.stack(drawn), wanted)
     assert torch.equal(wanted[..., :6], known)
     assert len(wanted[..., 6:].unique()) > entries // 2
+
+
+def test_an_added_melody_goes_with_given_codes_and_stays_with_its_row():
+    """The first row leaves in the middle; the others' melodies stay theirs."""
+    model, seeds = tiny.language_model(added=("melody",)), [3, 4, 5]
+    melody = torch.eye(12)[torch.randint(12, (3, 7), generator=torch.Generator().manual_seed(1))]
+    given = Conditions({**tiny.conditions([4, 2, 3]).items, "melody": Condition(melody, melody.any(-1))})
+    known = tiny.codes(3, 2)
+    made = branches(given, ["text", "melody"], 3.0)
+    frames = [4, 10, 9]
+    drawn = draw_codes(Decoder(model), made, frames, seeds, Sampling(16), list(known))
+    for row, (codes, count) in enumerate(zip(drawn, frames, strict=True)):
+        own, uniform = given.select(torch.tensor([row])), noise(seeds[row : row + 1], model.pattern.length(count), 4)
+        assert torch.equal(codes[None], loop(model, own, count, known[row : row + 1], uniform))
 
 
 def test_rows_of_any_length_and_text_are_the_same_alone_bit_for_bit(model, fragile):

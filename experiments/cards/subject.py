@@ -104,7 +104,11 @@ def _shape(found: Description) -> str:
     names = {TEXT: "texts", MELODY: "melodies"}
     heard = [
         f"{' and '.join(names.get(one, one) for one in some)} {how}"
-        for some, how in ((found.lm.cross, "by cross-attention"), (found.lm.prefix, "before the sequence"))
+        for some, how in (
+            (found.lm.cross, "by cross-attention"),
+            (found.lm.prefix, "before the sequence"),
+            (found.lm.added, "added to the steps"),
+        )
         if some
     ]
     shape = f"{found.lm.layers} blocks, {found.lm.dim} wide, {found.lm.heads} heads, pattern {found.lm.pattern}"

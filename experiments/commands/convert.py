@@ -81,7 +81,7 @@ def _language_model(model: "ConvertedModel") -> str:
     shape = model.config
     heard = [
         f"{' and '.join(names)} {how}"
-        for names, how in ((shape.cross, "attended to"), (shape.prefix, "before"))
+        for names, how in ((shape.cross, "attended to"), (shape.prefix, "before"), (shape.added, "added"))
         if names
     ]
     parts = [

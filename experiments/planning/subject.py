@@ -202,7 +202,8 @@ def subject(recipe: Mapping[str, Any], codec: CodecFacts) -> Subject:
     if lora:  # which leave everything else frozen
         encoder = replace(encoder, trained=False)
     melody = model.get("melody") or {}
-    dims, places = {TEXT: encoder.dim, MELODY: PITCH_CLASSES}, {TEXT: encoder.tokens, MELODY: melody.get("frames", 0)}
+    heard = round(melody.get("frames", 0) * (melody.get("spread") or 1))
+    dims, places = {TEXT: encoder.dim, MELODY: PITCH_CLASSES}, {TEXT: encoder.tokens, MELODY: heard}
     precision = str(trainer.get("precision", "32-true"))
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r}: no plan is made for it; choose {', '.join(PRECISIONS)}")

@@ -164,14 +164,15 @@ def _check(model: ConvertedModel) -> None:
     stereo = isinstance(model.codec, StereoCodec)
     wanted = "stereo_partial_delay" if stereo else "delay"
     pattern, theirs = (build_pattern(name, shape.codebooks) for name in (shape.pattern, wanted))
-    conditions = (shape.cross, shape.prefix)
+    conditions = (shape.cross, shape.prefix, shape.added)
     if (pattern.per_frame, pattern.offsets, pattern.coarse_first) != (theirs.per_frame, theirs.offsets, False):
         kind = "stereo" if stereo else "mono"
         raise InputError(f"pattern {shape.pattern!r}: MusicGen of transformers has but {wanted!r} for a {kind} codec")
-    if conditions not in (((TEXT,), ()), ((), (MELODY, TEXT))):
+    if conditions not in (((TEXT,), (), ()), ((), (MELODY, TEXT), ())):
+        cross, prefix, added = map(list, conditions)
         raise InputError(
-            f"cross {list(shape.cross)}, prefix {list(shape.prefix)}: MusicGen of transformers attends to text, or has "
-            "melody and text, in this order, as a prefix"
+            f"cross {cross}, prefix {prefix}, added {added}: MusicGen of transformers attends to text, or has melody "
+            "and text, in this order, as a prefix"
         )
     if text is None or text.kind != "t5":
         raise InputError("text.kind is not t5: MusicGen of transformers is written with a T5 encoder only")

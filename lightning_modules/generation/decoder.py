@@ -131,6 +131,7 @@ class Request:
         self.place = torch.zeros(1, dtype=torch.int64, device=device)
         self.counts = torch.arange(self.places, device=device)
         self.hidden = self._hidden(context.prefix, order)
+        self.added = context.added[order] if context.added is not None else None
         self.fused = self._fused()
         if context.prefix is not None:
             self._start(context.prefix.states[order], context.causal_mask(self.prefix), order)
@@ -148,6 +149,8 @@ class Request:
         lm = self.decoder.lm
         embedded = F.embedding(codes + lm.offsets[:, 0], lm.embedding.weight).sum(1)
         x = embedded.index_select(0, self.item) + self.positions.index_select(0, self.place)
+        if self.added is not None:
+            x = x + lm.added(self.added, self.place - self.prefix)[:, 0]
         if self.fused is not None:
             logits = self.fused(x.float())
         else:
@@ -168,6 +171,8 @@ class Request:
         places = self.counts[self.prefix : width]
         embedded = F.embedding(codes + lm.offsets, lm.embedding.weight).sum(1)
         x = embedded.index_select(0, self.item) + self.positions[self.prefix : width]
+        if self.added is not None:
+            x = x + lm.added(self.added, places - self.prefix)
         mask = self._added(self.counts[:width] <= places[:, None])[None, None]
         if self.hidden is not None:
             mask = mask + self.hidden[..., :width]
@@ -191,6 +196,7 @@ class Request:
             heard = [memory.index_select(1, hearing) for memory in self.cross.memory]
             self.cross = _Cross(heard, mask) if self.heard else None
         self.hidden = self.hidden[rows] if self.hidden is not None else None
+        self.added = self.added[rows] if self.added is not None else None
         self.fused = self._fused()
 
     @sdpa_kernel(_ATTENTION)

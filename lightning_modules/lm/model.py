@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.errors import InputError
-from lightning_modules.conditioning.conditioners import require_conditions
+from lightning_modules.conditioning.conditioners import MELODY, require_conditions
 from lightning_modules.conditioning.conditions import Conditions
 from lightning_modules.lm.linear import Linear
 from lightning_modules.lm.patterns import build_pattern
@@ -34,6 +34,8 @@ class LanguageModelConfig:
         pattern: how codebooks are interleaved; see ``lightning_modules.lm.patterns``.
         cross: conditions that every block attends to.
         prefix: conditions that stand before the sequence, in this order; the melody models' are melody, then text.
+        added: conditions with a place for each frame (see ``MelodyConfig.spread``), which is added to the steps at
+            which the frame begins; so a small model need not learn where to look. None of the paper's models has it.
         mask_padded_text: whether padded places are hidden from attention, as transformers does in cross-attention. With
             false they are zeros that take their share of it: so does audiocraft, and both do in a prefix. Without
             padding both are the same, but for a prefix that has lost its text.
@@ -48,12 +50,13 @@ class LanguageModelConfig:
     pattern: str = "delay"
     cross: tuple[str, ...] = ("text",)
     prefix: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
     mask_padded_text: bool = True
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """Names of all conditions."""
-        return (*self.prefix, *(name for name in self.cross if name not in self.prefix))
+        return tuple(dict.fromkeys((*self.prefix, *self.cross, *self.added)))
 
 
 class LanguageModel(nn.Module):
@@ -64,12 +67,15 @@ class LanguageModel(nn.Module):
         dims: width of each condition's embeddings.
 
     Raises:
-        InputError: conditions of the config and of ``dims`` are not the same.
+        InputError: conditions of the config and of ``dims`` are not the same, or texts are to be added, which have no
+            place for each frame.
     """
 
     def __init__(self, config: LanguageModelConfig, dims: Mapping[str, int]) -> None:
         super().__init__()
         require_conditions(config.conditions, dims)
+        if set(config.added) - {MELODY}:
+            raise InputError(f"lm.added is {list(config.added)}; a melody alone has a place for each frame to add")
         if config.heads < 1 or config.dim % config.heads or config.dim < 4:
             raise InputError(f"lm.dim of {config.dim} does not make {config.heads} heads; give a multiple, 4 or more")
         self.config = config
@@ -103,6 +109,8 @@ class LanguageModel(nn.Module):
     def forward(self, sequence: Tensor, context: Context) -> Tensor:
         """Sequence [B, K, S] -> logits [B, K, S, V] of the step *after* each."""
         x = self.embedding(sequence + self.offsets).sum(1)
+        if context.added is not None:
+            x = x + self.added(context.added, torch.arange(x.shape[1], device=x.device))
         x = self.transformer(x, context)
         logits: Tensor = self.heads(x).unflatten(-1, (self.config.codebooks, self.config.entries))
         return logits.transpose(1, 2)
@@ -114,8 +122,16 @@ class LanguageModel(nn.Module):
             conditions: of every name that the model hears.
             project: takes a layer and its inputs [B, L, I] to its outputs, where the layer itself is not to.
         """
-        cross, prefix = (self._source(conditions, names, project) for names in (self.config.cross, self.config.prefix))
-        return Context(cross, prefix)
+        names = (self.config.cross, self.config.prefix, self.config.added)
+        cross, prefix, added = (self._source(conditions, some, project) for some in names)
+        return Context(cross, prefix, added.states if added is not None else None)
+
+    def added(self, states: Tensor, steps: Tensor) -> Tensor:
+        """What is added to steps [S], counted from 0, of conditions [B, L, D]: [B, S, D]; the last place stays on.
+
+        Step s is where the codes of step s + 1 are predicted, in the first codebook those of frame s / per_frame.
+        """
+        return states.index_select(1, (steps // self.pattern.per_frame).clamp(max=states.shape[1] - 1))
 
     def _source(self, conditions: Conditions, names: Sequence[str], project: Projected) -> Source | None:
         """The conditions of these names one after the other; None for no names."""

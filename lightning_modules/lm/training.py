@@ -168,6 +168,13 @@ class LanguageModelTraining(LightningModule):
                 f"{store.folder}: its melodies were heard in {there}, the model's are heard in {wanted}; set "
                 f"model.init_args.melody.stems to '{store.header.stems}', or write the tokens with other --stems"
             )
+        if melody is not None and config.added:
+            right = store.frame_rate / store.header.chroma["frame_rate"]
+            if melody.config.spread != right:
+                raise InputError(
+                    f"melody.spread is {melody.config.spread}; a model that adds melodies to its steps wants the frame "
+                    f"rate of the codec over that of the chroma, here {right:g}"
+                )
 
     def configure_model(self) -> None:
         """Compiles the blocks if asked to, and shards the parameters where the strategy does that.

@@ -54,10 +54,12 @@ class Context:
     Attributes:
         cross: what cross-attention looks at; None in a model without.
         prefix: what stands before the sequence; None for nothing.
+        added: [B, L, D], what is added to the steps, a place a frame, zero where there is nothing; None for nothing.
     """
 
     cross: Source | None = None
     prefix: Source | None = None
+    added: Tensor | None = None
 
     @property
     def places(self) -> int:
