@@ -98,4 +98,4 @@ def require_conditions(names: Sequence[str], given: Mapping[str, Any]) -> None:
             raise InputError(f"the language model attends to {name!r}, of which there is no conditioner; configure it")
     for name in given:
         if name not in names:
-            raise InputError(f"there is a conditioner of {name!r}, which is in none of cross, prefix and added of the model")
+            raise InputError(f"there is a conditioner of {name!r}, which is in none of cross, prefix and added")
