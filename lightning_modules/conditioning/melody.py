@@ -49,6 +49,8 @@ class MelodyEncoder(Conditioner):
         config: how it is heard.
     """
 
+    nearest: Tensor | None
+
     def __init__(self, config: MelodyConfig) -> None:
         null = torch.eye(PITCH_CLASSES)[0] if not config.spread else None
         super().__init__(dim=PITCH_CLASSES, trained=False, null=null)
