@@ -2,6 +2,7 @@
 
 import json
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import soundfile
 import torch
 
 from datamodules.errors import InputError
-from datamodules.manifest import read_manifest
+from datamodules.manifest import Track, read_manifest
 from evaluation.judges.contract import AudioEmbeddings
 from evaluation.judges.labels import build_labels, label_targets
 from evaluation.judges.views import WEAR, worn_views
 from experiments.judges.accuracy import judge_accuracy
 from experiments.judges.card import card_lines, out_of_order
+from experiments.judges.distances import distances
 from experiments.recipes import judge_card_stages
 
 RATE = 1000
@@ -172,7 +174,9 @@ def test_what_moves_the_wrong_way_is_named():
 
 def test_the_card_is_made_of_the_stages_results(tmp_path):
     stages = judge_card_stages("embedded", "")
-    accuracy = {"f1": {"family": {"value": 0.91, "low": 0.9, "high": 0.92}}, "fad": {"halves": 0.1, "collections": {}}}
+    fad = {"halves": 0.1, "collections": {}, "halves_at_infinity": -0.01}
+    fad["collections_at_infinity"] = {"a - b": 0.3, "a - c": 0.1, "b - c": 0.2}
+    accuracy = {"f1": {"family": {"value": 0.91, "low": 0.9, "high": 0.92}}, "fad": fad}
     for number, stage in enumerate(stages):
         if stage.name.startswith("accuracy"):
             (tmp_path / stage.result).write_text(json.dumps({**accuracy, "n": 5, "tracks": 4}))
@@ -181,6 +185,25 @@ def test_the_card_is_made_of_the_stages_results(tmp_path):
     lines = card_lines(tmp_path, stages)
     assert lines[0] == "|  | as they are | through the codec |"
     assert "| instrument families, F1 | 0.910 (0.900 to 0.920) | 0.910 (0.900 to 0.920) |" in lines
+    assert "| FAD without end of tracks, two collections: the median | 0.200 (b - c) | 0.200 (b - c) |" in lines
     assert sum(line.startswith("| noise") for line in lines) == 4
     assert any(line.endswith("| FAD, KL, CLAP: yes; Chroma: no |") for line in lines)
     assert all("OUT/" in stage.command for stage in stages)
+
+
+def test_without_end_of_tracks_halves_are_one_and_collections_as_far_apart_as_they_are():
+    """Windows in two Gaussian clouds, whose distance is known, and another collection of the first."""
+    generator = torch.Generator().manual_seed(0)
+    away = {"near": 0.0, "same": 0.0, "far": 2.0, "few": 9.0}
+    counts = {"near": 120, "same": 90, "far": 60, "few": 19}
+    names = [name for name, count in counts.items() for _ in range(count)]
+    owners = [f"{name}{number}" for number, name in enumerate(names)]
+    tracks = [Track(one, Path(), 1.0, 1, "", "", {"collection": name}) for one, name in zip(owners, names, strict=True)]
+    windows = [torch.randn(2, 12, generator=generator) + torch.tensor([away[name]] + 11 * [0.0]) for name in names]
+    found = distances(windows, tracks, owners)
+    assert set(found.collections) == {"far - near", "far - same", "near - same"}
+    assert abs(found.halves_at_infinity) < found.halves / 4
+    for pair, wanted in {"far - near": 4.0, "far - same": 4.0, "near - same": 0.0}.items():
+        assert abs(found.collections_at_infinity[pair] - wanted) < 0.5
+        assert found.collections[pair] > wanted
+    assert found.collections["near - same"] - max(0, found.collections_at_infinity["near - same"]) > 0.02

@@ -4,7 +4,7 @@ Shape letters: B clips, D dimensions, L labels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,14 @@ from torch import Tensor
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest, Track
 from evaluation.ears import JudgeEar
-from evaluation.fad import Moments, frechet_distance
 from evaluation.judges.contract import TextJudge
 from evaluation.judges.labels import label_targets
 from evaluation.uncertainty import Interval, bootstrap_mean, bootstrap_ratio
+from experiments.judges.distances import distances
 from experiments.judges.hearing import hear_files
 
 GROUP = 32  # clips among which a caption finds its own
 _GROUPINGS = 50
-# A covariance of so few windows says nothing of a collection.
-_FEWEST_CLIPS = 20
 
 
 def judge_accuracy(
@@ -39,8 +37,7 @@ def judge_accuracy(
 
     Returns:
         ``f1`` by kind of label (micro, over clips), ``accuracy`` of drums, tempo and collection, ``recall`` and
-        ``oracle`` (R@1 from a caption to its clip among 32), each with bounds; and ``fad``: between halves of the
-        clips, and between their collections.
+        ``oracle`` (R@1 from a caption to its clip among 32), each with bounds; and ``fad``, see ``Distances``.
 
     Raises:
         InputError: a clip's facts are not those of a rendered score, or there are fewer than 32 tracks.
@@ -67,7 +64,7 @@ def judge_accuracy(
         "f1": _f1_scores(judge.labels, logits, targets),
         "accuracy": _accuracies(judge.labels, logits, targets, owners),
         **_recalls(audio, text, tracks, owners),
-        "fad": _distances(windows, tracks, owners),
+        "fad": asdict(distances(windows, tracks, owners)),
     }
 
 
@@ -144,33 +141,6 @@ def _fits(said: Track, clip: Track) -> bool:
 def _fact(track: Track, name: str) -> Any:
     value = track.facts.get(name)
     return frozenset(value) if isinstance(value, list) else value
-
-
-def _distances(windows: Sequence[Tensor], tracks: Sequence[Track], owners: Sequence[str]) -> dict[str, Any]:
-    """FAD between two halves of the tracks, ten times, and between every two collections."""
-    names = sorted(set(owners))
-    halves = []
-    for seed in range(10):
-        first = set(np.random.default_rng(seed).permutation(names)[: len(names) // 2].tolist())
-        halves.append(_fad(windows, [owner in first for owner in owners], [owner not in first for owner in owners]))
-    collections = [str(track.facts.get("collection", "")) for track in tracks]
-    large = sorted(name for name in set(collections) if collections.count(name) >= _FEWEST_CLIPS)
-    between = {
-        f"{one} - {other}": _fad(
-            windows, [name == one for name in collections], [name == other for name in collections]
-        )
-        for one, other in combinations(large, 2)
-    }
-    return {"halves": float(np.mean(halves)), "collections": between}
-
-
-def _fad(windows: Sequence[Tensor], first: Sequence[bool], second: Sequence[bool]) -> float:
-    sides = (
-        Moments.of(torch.cat([clip for clip, taken in zip(windows, side, strict=True) if taken]))
-        for side in (first, second)
-    )
-    one, other = (side.gaussian() for side in sides)
-    return frechet_distance(*one, *other)
 
 
 def _bounded(interval: Interval) -> Mapping[str, float]:

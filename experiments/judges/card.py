@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from evaluation.tables import METRICS, number
@@ -53,9 +54,12 @@ def accuracy_lines(heard: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ):
         if _at(first, path) is not None:
             lines.append(_row([name, *(_score(_at(one, path)) for one in heard.values())]))
-    lines.append(_row(["FAD, two halves of the clips", *(number(one["fad"]["halves"]) for one in heard.values())]))
-    for title, of in (("nearest", min), ("farthest", max)):
-        lines.append(_row([f"FAD, the two {title} collections", *(_between(one, of) for one in heard.values())]))
+    for kind, key in (("FAD", ""), ("FAD without end of tracks", "_at_infinity")):
+        fads = [one["fad"] for one in heard.values()]
+        lines.append(_row([f"{kind}, two halves of the tracks", *(number(fad[f"halves{key}"]) for fad in fads)]))
+        for title, of in (("nearest", min), ("median", median_low), ("farthest", max)):
+            cells = [_between(fad[f"collections{key}"], of) for fad in fads]
+            lines.append(_row([f"{kind}, two collections: the {title}", *cells]))
     lines.append(_row(["clips, tracks", *(f"{one['n']}, {one['tracks']}" for one in heard.values())]))
     return lines
 
@@ -104,12 +108,11 @@ def _at(results: Mapping[str, Any], path: Sequence[str]) -> Any:
     return results or None
 
 
-def _between(results: Mapping[str, Any], of: Callable[..., str]) -> str:
-    between = results["fad"]["collections"]
-    if not between:
+def _between(collections: Mapping[str, float], of: Callable[[Sequence[float]], float]) -> str:
+    if not collections:
         return number(None)
-    name = of(between, key=between.__getitem__)
-    return f"{number(between[name])} ({name})"
+    value = of(list(collections.values()))
+    return f"{number(value)} ({next(name for name, one in collections.items() if one == value)})"
 
 
 def _score(score: Mapping[str, Any]) -> str:
