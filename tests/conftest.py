@@ -43,15 +43,20 @@ def _one_thread():
 
 @pytest.fixture
 def trains_here(monkeypatch, caplog):
-    """For trainings within the test's process: its random state and its Ctrl-C are afterwards what they were."""
+    """For trainings within the test's process: its random state and its signals are afterwards what they were.
+
+    Lightning leaves SIGINT ignored after an interruption, and a seed in the environment.
+    """
     import torch
 
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     caplog.set_level(logging.ERROR, "lightning.pytorch")
-    before, handler = torch.random.get_rng_state(), signal.getsignal(signal.SIGINT)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before, handlers = torch.random.get_rng_state(), [signal.getsignal(number) for number in numbers]
     yield
     torch.random.set_rng_state(before)
-    signal.signal(signal.SIGINT, handler)
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture

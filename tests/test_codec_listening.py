@@ -21,6 +21,8 @@ from lightning_modules.codec.listening import CodecListening, colours, spectrogr
 from lightning_modules.codec.training import CodecTraining
 from lightning_modules.optim import OptimConfig
 
+pytestmark = pytest.mark.usefixtures("trains_here")
+
 pytest.importorskip("tensorboard")
 VALIDATED = [0, 4, 8, 12]  # the first before training
 
@@ -36,15 +38,6 @@ class Witness(Callback):
         assert not module.training
         output = module.codec.forward(batch.audio)
         self.passes.setdefault(trainer.global_step, []).append((batch.audio, output.reconstruction, output.codes))
-
-
-@pytest.fixture(autouse=True)
-def tidy(monkeypatch, caplog):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
-    before = torch.random.get_rng_state()
-    yield
-    torch.random.set_rng_state(before)
 
 
 @pytest.fixture(scope="module")

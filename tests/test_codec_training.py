@@ -1,7 +1,6 @@
 """Losses and distances of the codec, and its training: that it lowers them, resumes exactly, and stops by name."""
 
 import csv
-import logging
 import signal
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -22,6 +21,8 @@ from lightning_modules.codec.losses import MultiScaleMelDistance, MultiScaleMelL
 from lightning_modules.codec.measures import CodebookCounts
 from lightning_modules.codec.training import CodecTraining
 from lightning_modules.optim import OptimConfig
+
+pytestmark = pytest.mark.usefixtures("trains_here")
 
 
 def noisy(level, seed=0):
@@ -139,12 +140,6 @@ def curve(folder, name):
     (file,) = folder.rglob("metrics.csv")
     rows = csv.DictReader(file.open())
     return {int(row["step"]): float(row[name]) for row in rows if row.get(name)}
-
-
-@pytest.fixture(autouse=True)
-def tidy(monkeypatch, caplog):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
 
 
 @pytest.fixture(scope="module")

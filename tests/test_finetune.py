@@ -1,8 +1,6 @@
 """Fine-tuning: whole or with adapters, from a model folder to one, and what it refuses."""
 
 import json
-import logging
-import signal
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -33,6 +31,8 @@ from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.model_folders import file_checksum
 from lightning_modules.optim import OptimConfig
 
+pytestmark = pytest.mark.usefixtures("trains_here")
+
 STEPS, RANK, ALPHA = 6, 3, 12.0
 LORA = AdapterConfig(RANK, ALPHA)
 
@@ -48,17 +48,6 @@ def folder(tmp_path_factory):
     lm, about = tiny.language_model(codebooks=2, entries=8), {"licence": "CC0", "window": 0.2}
     save_model(place / "model", lm, tiny.TEXT, tiny.conditioners(), place / "codec", about)
     return place
-
-
-@pytest.fixture(autouse=True)
-def tidy(monkeypatch, caplog):
-    """Lightning leaves SIGINT ignored after an interruption, and a seed in the environment."""
-    handler, state = signal.getsignal(signal.SIGINT), torch.random.get_rng_state()
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
-    yield
-    signal.signal(signal.SIGINT, handler)
-    torch.random.set_rng_state(state)
 
 
 class Interruption(Callback):

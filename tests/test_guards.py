@@ -1,7 +1,6 @@
 """Steps that are left out, runs that are asked to stop, processes that hang, memory that does not suffice."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -31,6 +30,8 @@ from lightning_modules.codec.folder import save_codec
 from lightning_modules.lm.model import LanguageModelConfig
 from lightning_modules.lm.training import LanguageModelTraining
 from lightning_modules.optim import OptimConfig
+
+pytestmark = pytest.mark.usefixtures("trains_here")
 
 STEPS = 6
 
@@ -68,17 +69,6 @@ class Kill(Callback):
             for _ in range(self.times):
                 os.kill(os.getpid(), self.number)
             self.times = 0
-
-
-@pytest.fixture(autouse=True)
-def tidy(monkeypatch, caplog):
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    handlers = [signal.getsignal(number) for number in numbers]
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

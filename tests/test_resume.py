@@ -1,10 +1,8 @@
 """An interrupted and resumed training is the training that was never interrupted, bit for bit."""
 
 import json
-import logging
 import multiprocessing
 import os
-import signal
 import socket
 from contextlib import nullcontext
 
@@ -82,15 +80,9 @@ def fit(
 
 
 @pytest.fixture(autouse=True)
-def tidy(monkeypatch, caplog):
-    """Lightning leaves SIGINT ignored after an interruption, and a seed in the environment."""
-    handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
-    # Loader processes are forked from a server that has imported everything once.
+def preloaded(trains_here):
+    """Loader processes are forked from a server that has imported everything once."""
     multiprocessing.set_forkserver_preload(["datamodules.tokens"])
-    yield
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture(scope="module")
