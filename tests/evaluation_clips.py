@@ -10,6 +10,7 @@ from datamodules.manifest import Track, write_manifest
 from evaluation.judges.embedded import EmbeddedJudge, JudgeConfig
 
 RATE = 16_000
+IDS = [f"clip{index}" for index in range(6)]
 CAPTIONS = ("a calm flute", "a loud trumpet", "slow strings", "fast piano", "a dark organ", "a bright guitar")
 
 
@@ -40,3 +41,12 @@ def random_judge(folder, seed=0, **config):
         )
     judge.save(folder)
     return folder
+
+
+def noisy(level, seconds=2.0):
+    generator = torch.Generator().manual_seed(1)
+    clips = {}
+    for k, name in enumerate(IDS):
+        wav = sine(60 + 2 * k, seconds)
+        clips[name] = wav + level * torch.randn(wav.shape, generator=generator)
+    return clips
