@@ -70,7 +70,8 @@ def run_rate(work: Work, steps: int, device: torch.device) -> Rate:
     from experiments.__main__ import run
 
     with TemporaryDirectory(prefix="mgl-bench-") as folder:
-        prepare(Path(folder), work)
+        lm = work.planned.lm
+        write_material(Path(folder), frames=work.planned.frames, codebooks=lm.codebooks, entries=lm.entries)
         saved = steps * 3 // 4
         name, *arguments = fit_command(Path(folder), work, steps, saved, device)
         run(name, arguments)
@@ -86,15 +87,14 @@ def rate(moments: list[float], work: Work, saved: int) -> Rate:
     return Rate(work.deal.batch / usual, float(taken[place]) - usual)
 
 
-def prepare(folder: Path, work: Work) -> None:
-    """Writes a codec of random weights and a store of random tokens that says they are its."""
-    lm = work.planned.lm
-    codec = EnCodec(CodecConfig(filters=4, dim=8, lstm_layers=0, codebooks=lm.codebooks, entries=lm.entries))
+def write_material(folder: Path, *, frames: int, codebooks: int, entries: int) -> None:
+    """Writes a codec of random weights and a store of random tokens that says they are its, for crops of ``frames``."""
+    codec = EnCodec(CodecConfig(filters=4, dim=8, lstm_layers=0, codebooks=codebooks, entries=entries))
     save_codec(folder / "codec", codec)
-    lengths = np.random.default_rng(0).integers(work.planned.frames, 3 * work.planned.frames, _TRACKS)
+    lengths = np.random.default_rng(0).integers(frames, 3 * frames, _TRACKS)
     write_store(folder / "tokens", lengths, shards=2)
     header = TokenStore(folder / "tokens").header
-    write_index(folder / "tokens", replace(header, codec=codec_checksum(str(folder / "codec")), entries=lm.entries))
+    write_index(folder / "tokens", replace(header, codec=codec_checksum(str(folder / "codec")), entries=entries))
 
 
 def fit_command(folder: Path, work: Work, steps: int, saved: int, device: torch.device) -> list[str]:

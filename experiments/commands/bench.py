@@ -19,14 +19,14 @@ def bench(
 
     "data": loading. "codec": speed, memory, and that its codes are transformers'. "metrics": Frechet distances beside
     frechet-audio-distance's. "evaluate": an evaluation by FAD beside that package's. "decode": steps of the language
-    model. "train": steps of its training. "plan": what `mgl plan` counts beside what is measured. "kills": runs that
-    are killed.
+    model. "train": steps of its training. "plan": what `mgl plan` counts beside what is measured. "processes":
+    what two processes train beside what one does. "kills": runs that are killed.
 
     Every ratio comes from functions that take turns in this one run on one thread. Figures are worth most on a machine
     that does nothing else.
 
     Args:
-        what: "data", "codec", "metrics", "evaluate", "decode", "train", "plan", "kills", or several.
+        what: "data", "codec", "metrics", "evaluate", "decode", "train", "plan", "processes", "kills", or several.
         json: file for the figures.
         repeats: turns of which the median is taken.
         quick: a tenth of the work, to try it out; the figures mean little.
@@ -145,6 +145,16 @@ def _plan(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]":
     return plan_rows(quick, say)
 
 
+def _processes(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]":
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from experiments.benchmarks.processes import process_rows
+
+    with TemporaryDirectory(prefix="mgl-bench-") as folder:
+        return process_rows(Path(folder), quick, say)
+
+
 def _kills(repeats: int, quick: bool, say: Callable[[str], None]) -> "list[Row]":
     """The table of kills, printed, and a row for each command that was killed."""
     from pathlib import Path
@@ -174,5 +184,6 @@ BENCHMARKS = {
     "decode": _decode,
     "train": _train,
     "plan": _plan,
+    "processes": _processes,
     "kills": _kills,
 }
