@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, unreadable
 
 # libsndfile crashes on one very long Vorbis write; a minute at a time is safe and as fast.
 _WRITE_BLOCK_SECONDS = 60
@@ -163,12 +163,9 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(str(path))
     except soundfile.LibsndfileError as error:
-        reason = error.error_string.strip().rstrip(".")
-        if "does not exist" in reason:  # what libsndfile says of a text that is named .mp3
-            reason = "no audio in it"
         raise InputError(
-            f"{path}: not readable as audio ({reason}); convert it, for instance to FLAC: WAV, FLAC, OGG, Opus and MP3 "
-            "are read"
+            f"{path}: not readable as audio ({unreadable(error.error_string)}); convert it, for instance to FLAC: WAV, "
+            "FLAC, OGG, Opus and MP3 are read"
         ) from error
     if not 0 < file.samplerate <= _HIGHEST_RATE or file.channels > _MOST_CHANNELS:
         file.close()

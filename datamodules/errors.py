@@ -1,4 +1,4 @@
-"""What ends a command early: what the user can mend, and being told to end."""
+"""What ends a command early: what the user can mend, and being told to end; errors of libraries in better words."""
 
 
 class InputError(ValueError):
@@ -11,3 +11,8 @@ class InputError(ValueError):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, where it ends a command as Ctrl-C does: what is finished stays, exit code 143."""
+
+
+def unreadable(reason: str) -> str:
+    """Why libsndfile does not read a file that is there; of a text that is named .mp3 it says that there is no file."""
+    return "no audio in it" if "does not exist" in reason else reason.strip().rstrip(".")

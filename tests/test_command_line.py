@@ -187,6 +187,8 @@ def test_from_a_manifest_to_clips(capsys, tmp_path, codec_folder):
     before = load_model("runs/x/model").checksum
     # A run that came to its end is named or left alone; one without its model was interrupted, and is found.
     assert end("resume") == 2
+    stale = tmp_path / "runs" / "x" / "model" / "held_out.json"
+    stale.touch()
     (tmp_path / "runs" / "x" / "model" / "training.json").unlink()
     assert end("resume") == 0
     record = json.loads((tmp_path / "runs" / "x" / "model" / "training.json").read_text())
@@ -194,6 +196,7 @@ def test_from_a_manifest_to_clips(capsys, tmp_path, codec_folder):
     # The checkpoint of a step is written before the validation that is due at that step.
     assert [point[0] for point in record["curve"]] == [1, 2, 4, 5]
     assert load_model("runs/x/model").checksum != before
+    assert not stale.exists()  # figures of other weights
 
     assert (
         end("perplexity", "--model", "runs/x/model", "--tokens", "tokens", "--seconds", "0.2", "--device", "cpu") == 0

@@ -273,6 +273,12 @@ def test_processes_find_the_same(tmp_path):
     assert len(several.rejected) == 10
 
 
+def test_a_text_that_is_named_mp3_is_said_to_hold_no_audio(tmp_path):
+    """libsndfile says that there is no such file."""
+    (tmp_path / "bad.mp3").write_text("no music, but a text " * 200)
+    assert inspect(Job("bad.mp3", str(tmp_path / "bad.mp3"))) == {"error": "not readable as audio (no audio in it)"}
+
+
 def test_the_page_shows_what_was_found(tmp_path, here):
     music = tmp_path / "<music>"
     write(music / "<b>.wav")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from datamodules.errors import unreadable
 from datamodules.ingest.loudness import LoudnessMeter
 from datamodules.ingest.metadata import file_tags
 
@@ -39,7 +40,7 @@ def inspect(job: Job) -> dict[str, Any]:
         with soundfile.SoundFile(job.file) as file:
             return {**_decode(file), "tags": file_tags(Path(job.file))}
     except soundfile.LibsndfileError as error:
-        return {"error": f"not readable as audio ({error.error_string.strip().rstrip('.')})"}
+        return {"error": f"not readable as audio ({unreadable(error.error_string)})"}
     except OSError as error:
         return {"error": f"cannot be read ({error.strerror or error})"}
 

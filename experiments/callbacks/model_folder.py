@@ -56,6 +56,8 @@ class ModelFolder(Callback):
             if not trainer.is_global_zero:
                 return
             whole.export(self.folder)  # type: ignore[union-attr, operator]
+        for measured in self.folder.glob("held_out*.json"):  # the figures of the weights before these
+            measured.unlink()
         record = {
             "steps": trainer.global_step,
             "seconds": round(time.monotonic() - self._started, 1),
