@@ -60,6 +60,21 @@ def trains_here(monkeypatch, caplog):
 
 
 @pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where what is heard is kept, of this test alone: nothing is heard by another."""
+    monkeypatch.setenv("MGL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "heard"
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """The folder of a judge of random weights."""
+    from evaluation_clips import random_judge
+
+    return random_judge(tmp_path / "judge")
+
+
+@pytest.fixture
 def codec():
     """A codec whose codebooks are in use."""
     import tiny

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 import torch
 import yaml
-from evaluation_clips import RATE, random_judge, sine, write_clips
+from evaluation_clips import RATE, sine, write_clips
 
 from datamodules.audio_io import write_audio
 from datamodules.errors import InputError
@@ -23,15 +23,7 @@ from experiments.__main__ import main
 IDS = [f"clip{index}" for index in range(6)]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MGL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "heard"
-
-
-@pytest.fixture
-def judge(tmp_path):
-    return random_judge(tmp_path / "judge")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

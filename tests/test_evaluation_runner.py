@@ -24,17 +24,7 @@ from evaluation.runner import evaluate
 from evaluation.tables import failures_text
 from experiments.__main__ import main
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Of this test alone: nothing is heard by another."""
-    monkeypatch.setenv("MGL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "heard"
-
-
-@pytest.fixture
-def judge(tmp_path):
-    return random_judge(tmp_path / "judge")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from evaluation_clips import IDS, noisy, random_judge, sine, write_clips
+from evaluation_clips import IDS, noisy, sine, write_clips
 
 from datamodules.errors import InputError
 from datamodules.sample_order import derived_seed
@@ -18,17 +18,7 @@ from evaluation.pairing import pair_clips
 from evaluation.protocol import load_protocol
 from evaluation.runner import evaluate
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Of this test alone: nothing is heard by another."""
-    monkeypatch.setenv("MGL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "heard"
-
-
-@pytest.fixture
-def judge(tmp_path):
-    return random_judge(tmp_path / "judge")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
