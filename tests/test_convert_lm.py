@@ -454,6 +454,7 @@ def test_melodies_that_are_heard_otherwise_are_refused(peers, tmp_path, fields, 
         ({"pattern": "coarse_first"}, "pattern 'coarse_first'"),
         ({"cross": (), "prefix": ("text",)}, r"cross \[\], prefix \['text'\], added \[\]: MusicGen"),
         ({"added": ("melody",)}, r"added \['melody'\]: MusicGen"),
+        ({"position_scale": 0.1}, r"position_scale is 0\.1: MusicGen of transformers has 1 only"),
         ({"dim": 16, "text_dim": 16}, r"projections\.text: .*, 16, and this one's is not the identity"),
     ],
 )

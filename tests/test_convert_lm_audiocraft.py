@@ -60,6 +60,15 @@ def same_as(mono, tmp_path, source):
     assert one["lm"] == two["lm"]
 
 
+def test_positions_as_loud_as_there(tmp_path):
+    theirs = musicgen()
+    theirs.decoder.model.decoder.embed_positions.weights.mul_(0.3)
+    config = lm_config(theirs)
+    config[LM]["positional_scale"] = 0.3
+    convert(export(tmp_path / "audiocraft", theirs, config), tmp_path / "native")
+    assert_same_logits(with_text_encoder(tmp_path / "native", theirs, tmp_path), theirs, masked=False)
+
+
 def test_the_file_finds_the_codec_beside_it(mono, tmp_path):
     same_as(mono, tmp_path, export(tmp_path / "audiocraft", mono) / "state_dict.bin")
 
@@ -226,6 +235,7 @@ CONFIGS = {
     "delays in words": (change("codebooks_pattern", "delay", "delays", "none"), "there must be 4 whole numbers"),
     "width in words": (change(LM, "dim", "wide"), "transformer_lm.dim is 'wide'"),
     "codebooks in words": (change(LM, "n_q", "four"), "transformer_lm.n_q is 'four'"),
+    "positions in words": (change(LM, "positional_scale", "quiet"), "transformer_lm.positional_scale is 'quiet'"),
     "no layers": (change(LM, "num_layers", 0), "transformer_lm.num_layers is 0"),
     "other layers": (change(LM, "num_layers", 3), r"transformer\.layers\.2\..* is missing"),
     "heads": (change(LM, "num_heads", 3), "transformer_lm.dim is 16; wanted is an even multiple"),

@@ -27,6 +27,7 @@ KINDS = {
     "text heard twice": {"prefix": ("text",)},
     "melody heard across": {"cross": ("text", "melody")},
     "melody added": {"added": ("melody",)},
+    "quieter positions": {"position_scale": 0.05},
     "melody added to several steps": {"added": ("melody",), "pattern": "flatten"},
 }
 LENGTHS = [4, 0, 2]  # the second text is none: its rows hear nothing, and stand in the middle

@@ -35,6 +35,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "ff_ratio": ("transformer_lm.hidden_scale", 4),
     "codebooks": ("transformer_lm.n_q", 8),
     "entries": ("transformer_lm.card", 1024),
+    "position_scale": ("transformer_lm.positional_scale", 1.0),
 }
 _OFF = (False, None)
 # What can be set besides, the values of it that our language model is, and what audiocraft takes by default. What
@@ -51,7 +52,6 @@ _FIXED: dict[str, tuple[tuple[Any, ...], Any]] = {
     "transformer_lm.past_context": ((None,), None),
     "transformer_lm.positional_embedding": (("sin",), "sin"),
     "transformer_lm.max_period": ((10_000,), 10_000),
-    "transformer_lm.positional_scale": ((1,), 1),
     "transformer_lm.xpos": (_OFF, False),
     "transformer_lm.layer_scale": ((None,), None),
     "transformer_lm.qk_layer_norm": (_OFF, False),

@@ -7,6 +7,7 @@ of cross-attention all three, of which we keep the query apart.
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -203,6 +204,9 @@ def language_model_config(
     for name in (name for name in (*_NUMBERS, "ff") if name in found):
         if isinstance(found[name], list) or not positive(found[name]):
             raise InputError(f"{where}: {names[name]} is {found[name]!r}, which a language model cannot have")
+    scale = found.get("position_scale", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < inf:
+        raise InputError(f"{where}: {names['position_scale']} is {scale!r}, which a language model cannot have")
     for name in ("layers", "codebooks"):
         if found[name] > tensors:
             raise InputError(f"{where}: {names[name]} is {found[name]}, and there are {tensors} tensors in all")

@@ -174,6 +174,8 @@ def _check(model: ConvertedModel) -> None:
             f"cross {cross}, prefix {prefix}, added {added}: MusicGen of transformers attends to text, or has melody "
             "and text, in this order, as a prefix"
         )
+    if shape.position_scale != 1:
+        raise InputError(f"lm.position_scale is {shape.position_scale:g}: MusicGen of transformers has 1 only")
     if text is None or text.kind != "t5":
         raise InputError("text.kind is not t5: MusicGen of transformers is written with a T5 encoder only")
     if isinstance(_mono(model), DAC):

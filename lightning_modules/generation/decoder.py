@@ -18,7 +18,7 @@ from lightning_modules.generation.graphs import BUCKET
 from lightning_modules.generation.guidance import Branches
 from lightning_modules.generation.packed import Product, product, require_int8
 from lightning_modules.lm.model import LanguageModel
-from lightning_modules.lm.transformer import Block, Source, sinusoidal_positions
+from lightning_modules.lm.transformer import Block, Source
 
 if TYPE_CHECKING:
     from lightning_modules.generation.fused import FusedSteps
@@ -127,7 +127,7 @@ class Request:
         # Zeros, for what is hidden from attention is still multiplied, and must not be NaN.
         self.memory = [torch.zeros(shape, dtype=self.kept, device=device) for _ in decoder.layers]
         self.cross = self._cross(context.cross, order[: self.heard]) if self.heard else None
-        self.positions = sinusoidal_positions(0, self.places, lm.config.dim, weight)
+        self.positions = lm.transformer.positions(self.places, weight)
         self.place = torch.zeros(1, dtype=torch.int64, device=device)
         self.counts = torch.arange(self.places, device=device)
         self.hidden = self._hidden(context.prefix, order)

@@ -149,15 +149,18 @@ class Transformer(nn.Module):
         heads: attention heads, H.
         hidden: width of the feed-forward layers.
         cross_attention: whether blocks attend to conditions.
+        position_scale: what positions are multiplied by.
 
     Attributes:
         recompute: in training keep the activations between every so many blocks alone, and compute those within once
             more on the way back (activation checkpointing): less memory, a third more work. 0 keeps all.
     """
 
-    def __init__(self, dim: int, layers: int, heads: int, hidden: int, *, cross_attention: bool) -> None:
+    def __init__(
+        self, dim: int, layers: int, heads: int, hidden: int, *, cross_attention: bool, position_scale: float = 1.0
+    ) -> None:
         super().__init__()
-        self.dim, self.heads = dim, heads
+        self.dim, self.heads, self.position_scale = dim, heads, position_scale
         self.recompute = 0
         self.blocks = nn.ModuleList([Block(dim, heads, hidden, cross_attention=cross_attention) for _ in range(layers)])
         self.norm = nn.LayerNorm(dim)
@@ -170,11 +173,15 @@ class Transformer(nn.Module):
         if context.prefix is not None:
             x = torch.cat([context.prefix.states, x], dim=1)
         steps = x.shape[1]
-        x = x + sinusoidal_positions(0, steps, self.dim, x)
+        x = x + self.positions(steps, x)
         mask = context.causal_mask(steps)
         for first in range(0, len(self.blocks), self.recompute or len(self.blocks)):
             x = self._part(x, context, mask, first)
         return self.norm(x)[:, context.places :]
+
+    def positions(self, steps: int, like: Tensor) -> Tensor:
+        """[steps, D], what is added to the first so many places."""
+        return sinusoidal_positions(0, steps, self.dim, like) * self.position_scale
 
     def _part(self, x: Tensor, context: Context, mask: Tensor | None, first: int) -> Tensor:
         """The blocks from ``first`` on, as many as are recomputed together; all, where none are."""
