@@ -55,8 +55,11 @@ def demo_stages(pieces: int, seed: int) -> list[Stage]:
     ]
     for size in DEMO_SIZES:
         stages += _size_stages(size, seed)
-    results = " ".join(f"OUT/{size}/results.json" for size in DEMO_SIZES)
-    needs = tuple(f"evaluate {size}" for size in DEMO_SIZES)
+        stages += _heard_stages(size, f"OUT/{size}/model", (f"train {size}", f"perplexity {size}"), seed)
+    stages += _heard_stages("embedded", "embedded", (), seed)
+    heard = (*DEMO_SIZES, "embedded")
+    results = " ".join(f"OUT/{name}/results.json" for name in heard)
+    needs = tuple(f"evaluate {name}" for name in heard)
     return [*stages, Stage("report", f"compare {results} --out OUT/report.html", "report.html", needs)]
 
 
@@ -300,19 +303,25 @@ def _size_stages(size: str, seed: int) -> list[Stage]:
             f"{size}/model/held_out.json",
             ("tokens", f"train {size}"),
         ),
+    ]
+
+
+def _heard_stages(name: str, model: str, needs: tuple[str, ...], seed: int) -> list[Stage]:
+    """The demo's prompts through a model, and how that compares with the real thing."""
+    return [
         Stage(
-            f"generate {size}",
-            f"generate --model OUT/{size}/model --prompts OUT/references/manifest.jsonl --out OUT/{size}/clips "
+            f"generate {name}",
+            f"generate --model {model} --prompts OUT/references/manifest.jsonl --out OUT/{name}/clips "
             f"--duration {_CLIP_SECONDS} --seed {seed} --batch_size 48",
-            f"{size}/clips/manifest.jsonl",
-            ("references", f"train {size}", f"perplexity {size}"),
+            f"{name}/clips/manifest.jsonl",
+            ("references", *needs),
         ),
         Stage(
-            f"evaluate {size}",
-            f"evaluate --generated OUT/{size}/clips --reference OUT/references --seed {seed} "
-            f"--out OUT/{size}/results.json",
-            f"{size}/results.json",
-            ("references", f"generate {size}"),
+            f"evaluate {name}",
+            f"evaluate --generated OUT/{name}/clips --reference OUT/references --seed {seed} "
+            f"--out OUT/{name}/results.json",
+            f"{name}/results.json",
+            ("references", f"generate {name}"),
         ),
     ]
 

@@ -116,3 +116,24 @@ def token_store(tmp_path):
     import tiny
 
     return tiny.write_store(tmp_path / "tokens")
+
+
+@pytest.fixture(scope="session")
+def peers(tmp_path_factory):
+    """By kind (``foreign_models.KINDS``): transformers' model, its folder, and ours made of it; made when asked for."""
+    made = {}
+
+    def get(kind):
+        from foreign_models import KINDS, musicgen, save
+
+        from lightning_modules.converting.run import convert
+
+        if kind not in made:
+            folder = tmp_path_factory.mktemp("peer")
+            model = musicgen(**KINDS[kind])
+            save(model, folder / "hf")
+            convert(folder / "hf", folder / "native")
+            made[kind] = model, folder / "hf", folder / "native"
+        return made[kind]
+
+    return get

@@ -1,6 +1,7 @@
 """Language models of transformers, alive, as folders and as audiocraft's files; and what comparing them takes."""
 
 import functools
+import json
 import re
 
 import torch
@@ -267,3 +268,11 @@ def halves(model, sequence, prompts, classes):
     tokens = tokenizer()(prompts, padding=True, return_tensors="pt")
     both = branch(model, sequence, tokens, classes, with_text=True)
     return both, branch(model, sequence, tokens, torch.zeros_like(classes), with_text=False)
+
+
+def edit(folder, part=None, **fields):
+    """Changes fields of the config of transformers in this folder, or of one part of it."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    (config if part is None else config[part]).update(fields)
+    path.write_text(json.dumps(config))

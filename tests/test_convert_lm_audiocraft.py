@@ -7,7 +7,7 @@ import torch
 import yaml
 from foreign_models import KINDS, PROMPTS, audiocraft_state, export, lm_config, musicgen, save
 from safetensors.torch import load_file
-from test_convert_lm import assert_same_logits
+from same_logits import assert_same_logits
 
 from datamodules.errors import InputError
 from lightning_modules.checkpoints import load_model

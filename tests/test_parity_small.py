@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from foreign_models import KINDS, PROMPTS, export, musicgen, save
-from test_convert_lm import assert_same_greedy_codes, assert_same_logits, assert_same_logits_over_1500_steps
+from same_logits import assert_same_greedy_codes, assert_same_logits, assert_same_logits_over_1500_steps
 
 from lightning_modules.checkpoints import load_model
 from lightning_modules.converting.run import convert

@@ -29,7 +29,7 @@ def generate(
     of the same model, prompt, melody and settings is left alone.
 
     Args:
-        model: a model folder.
+        model: a model folder, or "embedded".
         prompts: a text file with one prompt a line, or JSON lines with "caption" and optionally "id", "duration",
             "seed", "melody" and "continuation" (audio files).
         out: folder for the clips.

@@ -20,7 +20,7 @@ def perplexity(
     The intervals are bootstrap intervals over tracks; the last column is paired.
 
     Args:
-        model: a model folder.
+        model: a model folder, or "embedded".
         tokens: a token store written with the model's codec.
         split: the split to score.
         seconds: length of the windows that the tracks are cut into.
