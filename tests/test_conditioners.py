@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,44 @@ def test_a_text_is_encoded_alike_beside_longer_ones_and_cut_when_too_long():
     torch.testing.assert_close(beside[:1, : alone.shape[1]], alone, atol=1e-6, rtol=0)
     assert (beside[0, alone.shape[1] :] == 0).all()
     assert mask.shape[1] == 256
+
+
+NGRAMS = replace(tiny.TEXT, ngrams=50)
+
+
+def by_hand(encoder, text):
+    """What the layers of an encoder of 50 rows begin with, byte by byte."""
+    tokens = [byte + 3 for byte in text.encode()] + [1]  # 0 is padding, 1 the end, 2 the unknown token
+    table, made = encoder.model.shared.weight, []
+    for end in range(len(tokens)):
+        one = table[tokens[end]].clone()
+        for length in (3, 4, 5, 6):
+            number = 0
+            for place in range(end - length + 1, end + 1):
+                number = (number * 1_000_003 + (tokens[place] if place >= 0 else 0) + 1) % (2**31 - 1)
+            one += table[len(table) - 50 + number % 50]
+        made.append(one / 5**0.5)
+    return torch.stack(made)[None]
+
+
+@torch.no_grad()
+def test_groups_of_bytes_are_heard_with_every_byte(tmp_path):
+    encoder = build_text_encoder(NGRAMS)
+    assert len(encoder.model.shared.weight) == len(encoder.tokenizer) + 50
+    text = "Flöte, piano"
+    heard, _ = encoder([text])
+    wanted = encoder.model(inputs_embeds=by_hand(encoder, text)).last_hidden_state
+    torch.testing.assert_close(heard, wanted, atol=1e-5, rtol=0)
+    beside, _ = encoder([text, "a" * 90])
+    torch.testing.assert_close(beside[:1, : heard.shape[1]], heard, atol=1e-5, rtol=0)
+    encoder.save(tmp_path / "t5")
+    again, _ = load_text_encoder(str(tmp_path / "t5"), trained=True)([text])
+    assert torch.equal(again, heard)
+
+
+def test_a_table_has_no_fewer_rows_than_none():
+    with pytest.raises(InputError, match="ngrams is -1"):
+        build_text_encoder(replace(tiny.TEXT, ngrams=-1))
 
 
 def dropped(module, numbers):

@@ -1,6 +1,7 @@
 """What is no model that can be converted, to or from transformers: refused in one line before anything is written."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -12,6 +13,7 @@ from datamodules.errors import InputError
 from lightning_modules.checkpoints import save_model
 from lightning_modules.codec.folder import save_codec
 from lightning_modules.codec.stereo import StereoCodec
+from lightning_modules.conditioning.conditioners import Conditioners, build_text_encoder
 from lightning_modules.converting.run import convert
 
 
@@ -130,6 +132,14 @@ def test_ours_that_transformers_has_not(tmp_path, codec_folder, shape, message):
         convert(tmp_path / "mine", tmp_path / "hf", "hf")
     assert "\n" not in str(told.value)
     assert not (tmp_path / "hf").exists()
+
+
+def test_groups_of_bytes_that_transformers_has_not(tmp_path, codec_folder):
+    text = replace(tiny.TEXT, ngrams=20)
+    heard = Conditioners(build_text_encoder(text))
+    save_model(tmp_path / "mine", tiny.language_model(), text, heard, codec_folder)
+    with pytest.raises(InputError, match=r"text\.ngrams is 20: T5 of transformers hears every byte by itself"):
+        convert(tmp_path / "mine", tmp_path / "hf", "hf")
 
 
 def test_delays_by_number_are_a_pattern_like_the_named_ones(tmp_path, codec_folder):

@@ -5,11 +5,13 @@ Shape letters: B items, L tokens, D width of the text encoder.
 
 import warnings
 from collections.abc import Sequence
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedConfig, T5Config, T5EncoderModel
 
 from datamodules.errors import InputError
@@ -21,11 +23,18 @@ from lightning_modules.conditioning.text import BYTES, TextEncoder, TextEncoderC
 _MAX_TOKENS = {BYTES: 256}
 _DEFAULT_MAX_TOKENS = 512
 _FEWEST_TOKENS = 256
+_NGRAMS = (3, 4, 5, 6)
+_HASH_BASE, _HASH_PRIME = 1_000_003, 2**31 - 1
 _KINDS = ("t5", "mt5", "umt5")  # FLAN-T5 and ByT5 are "t5" too
 
 
 class T5TextEncoder(TextEncoder):
     """A T5 encoder and its tokenizer: an embedding a token.
+
+    Where ``model.config.ngrams`` is set, so many rows stand below the tokenizer's own in the table of embeddings, and
+    every token is heard with the 3 to 6 tokens that end with it: each group has the row that its hash says, and the
+    five embeddings are added up and divided by the square root of five (hash n-grams: Byte Latent Transformer, arXiv
+    2412.09871, section 3.2.1).
 
     Args:
         model: the encoder.
@@ -37,6 +46,7 @@ class T5TextEncoder(TextEncoder):
     def __init__(self, model: T5EncoderModel, tokenizer: Any, *, trained: bool, max_tokens: int) -> None:
         super().__init__(dim=model.config.d_model, trained=trained)
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+        self.ngrams = int(getattr(model.config, "ngrams", 0))
         self._told = False
         if not trained:
             model.requires_grad_(False).eval()
@@ -52,7 +62,9 @@ class T5TextEncoder(TextEncoder):
         mixed = self.trained and torch.is_autocast_enabled(device.type)
         grad = torch.set_grad_enabled(self.trained and torch.is_grad_enabled())
         with grad, torch.autocast(device.type, enabled=mixed):
-            hidden = self.model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+            hidden = self.model(
+                inputs_embeds=self._embedded(tokens["input_ids"]), attention_mask=tokens["attention_mask"]
+            )
         embeddings: Tensor = hidden.last_hidden_state
         return Condition(embeddings.masked_fill(~mask[..., None], 0), mask)
 
@@ -67,6 +79,17 @@ class T5TextEncoder(TextEncoder):
         super().train(mode and self.trained)
         return self
 
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, L] -> what the encoder's layers begin with [B, L, D]."""
+        table = self.model.get_input_embeddings()
+        made: Tensor = table(tokens)
+        if not self.ngrams:
+            return made
+        first = self.model.config.vocab_size - self.ngrams
+        for length in _NGRAMS:
+            made = made + table(first + ngram_hashes(tokens, length) % self.ngrams)
+        return made / sqrt(1 + len(_NGRAMS))
+
     def _tokens(self, texts: list[str]) -> Any:
         tokens = self.tokenizer(texts, padding=True, return_tensors="pt", verbose=False)
         length = tokens["input_ids"].shape[1]
@@ -80,11 +103,30 @@ class T5TextEncoder(TextEncoder):
         return self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
 
 
+def ngram_hashes(tokens: Tensor, length: int) -> Tensor:
+    """Tokens [B, L] int64 -> a number below 2^31 for each group of so many that ends there [B, L].
+
+    Before the first token stand zeros. Polynomials modulo a prime, so the same on every device.
+    """
+    before = F.pad(tokens, (length - 1, 0))
+    made = torch.zeros_like(tokens)
+    for shift in range(length):
+        made = (made * _HASH_BASE + before[:, shift : shift + tokens.shape[1]] + 1) % _HASH_PRIME
+    return made
+
+
 def fresh_byte_encoder(config: TextEncoderConfig) -> T5TextEncoder:
-    """A byte-level encoder of this shape, to be trained along."""
+    """A byte-level encoder of this shape, to be trained along.
+
+    Raises:
+        InputError: a table of fewer rows than none.
+    """
+    if config.ngrams < 0:
+        raise InputError(f"text.ngrams is {config.ngrams}; give how many rows the table is to have, 0 for none")
     tokenizer = ByT5Tokenizer()
     shape = T5Config(
-        vocab_size=len(tokenizer),
+        vocab_size=len(tokenizer) + config.ngrams,
+        ngrams=config.ngrams,
         d_model=config.dim,
         d_kv=config.dim // config.heads,
         d_ff=2 * config.dim,

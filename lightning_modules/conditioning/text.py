@@ -31,6 +31,8 @@ class TextEncoderConfig:
         dim: width, for "bytes"; a pretrained encoder brings its own.
         layers: encoder layers, for "bytes".
         heads: attention heads, for "bytes".
+        ngrams: rows of a table that "bytes" hears groups of bytes by, see ``T5TextEncoder``; 0 for single bytes. A few
+            thousand, and words are there from the first step on, which a small model would take very long to spell.
         checksum: of the weights that a pretrained encoder must have, as a saved model asks for those that it was
             trained with; "" is whatever is found under the name.
     """
@@ -41,6 +43,7 @@ class TextEncoderConfig:
     dim: int = 256
     layers: int = 2
     heads: int = 4
+    ngrams: int = 0
     checksum: str = ""
 
 

@@ -178,6 +178,8 @@ def _check(model: ConvertedModel) -> None:
         raise InputError(f"lm.position_scale is {shape.position_scale:g}: MusicGen of transformers has 1 only")
     if text is None or text.kind != "t5":
         raise InputError("text.kind is not t5: MusicGen of transformers is written with a T5 encoder only")
+    if text.ngrams:
+        raise InputError(f"text.ngrams is {text.ngrams}: T5 of transformers hears every byte by itself")
     if isinstance(_mono(model), DAC):
         raise InputError("the codec is a DAC: MusicGen of transformers is written with an EnCodec only")
     if _mono(model).channels != 1:
