@@ -123,10 +123,10 @@ def fresh_byte_encoder(config: TextEncoderConfig) -> T5TextEncoder:
     """
     if config.ngrams < 0:
         raise InputError(f"text.ngrams is {config.ngrams}; give how many rows the table is to have, 0 for none")
+    ngrams: dict[str, Any] = {"ngrams": config.ngrams} if config.ngrams else {}  # goes into its config.json
     tokenizer = ByT5Tokenizer()
     shape = T5Config(
         vocab_size=len(tokenizer) + config.ngrams,
-        ngrams=config.ngrams,
         d_model=config.dim,
         d_kv=config.dim // config.heads,
         d_ff=2 * config.dim,
@@ -134,6 +134,7 @@ def fresh_byte_encoder(config: TextEncoderConfig) -> T5TextEncoder:
         num_heads=config.heads,
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
+        **ngrams,
     )
     return T5TextEncoder(T5EncoderModel(shape), tokenizer, trained=True, max_tokens=_MAX_TOKENS[BYTES])
 
