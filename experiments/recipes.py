@@ -280,7 +280,8 @@ def _token_stages(subject: Subject, place: str, tokens: str, sampling: str) -> I
     """What a model makes of held-out codes and of training ones, and how long it takes."""
     on = f"--model {shlex.quote(subject.name)} --tokens OUT/{tokens}"
     for name in ("perplexity", "bigram", "memorisation"):
-        command = f"{name} {on} --split test --out OUT/{place}/{name}.json"
+        worth = " --worth true" if name == "perplexity" else ""
+        command = f"{name} {on} --split test{worth} --out OUT/{place}/{name}.json"
         yield Stage(name, command, f"{place}/{name}.json", ("tokens",))
     guidance = sampling.partition(" --temperature")[0]
     command = f"generation-time --model {shlex.quote(subject.name)} --duration {_MODEL_SECONDS} {guidance}"

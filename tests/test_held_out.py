@@ -1,5 +1,7 @@
 """Cross-entropy on held-out tokens, against a loop over windows."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import tiny
@@ -50,6 +52,38 @@ def test_every_window_is_scored_once(model, store, batch_size):
                         totals["counts"][k] += 1
     for name, total in totals.items():
         torch.testing.assert_close(getattr(scores, name).sum(0).float(), total, atol=1e-3, rtol=1e-4)
+
+
+def test_a_window_hears_what_another_tracks_window_would(model, store):
+    """With a text of its own for each track: the swapped cross-entropy is that of swapped texts, window by window."""
+    own, swapped = (held_out(model, store, "train", 0.12, swapped=name) for name in ("", "text"))
+    windows = [(track, start) for track in store.split("train") for start in range(0, track.frames, 12)]
+    longest = max(-(-track.frames // 12) for track in store.split("train"))
+    sums, place = {track.id: torch.zeros(4) for track, _ in windows}, 0
+    for place, (track, start) in enumerate(windows):
+        other = windows[(place + longest) % len(windows)][0]
+        assert other.caption != track.caption
+        codes = torch.from_numpy(store.window(track, start, 12).astype(np.int64))[None]
+        padded = torch.full((1, 4, 12), 16)
+        padded[..., : codes.shape[2]] = codes
+        with torch.no_grad():
+            logits, mask = model.lm.logits(padded, model.conditions([other.caption]))
+        mask[..., codes.shape[2] :] = False
+        losses = -logits[0].log_softmax(-1).gather(-1, padded[0].clamp(max=15)[..., None])[..., 0]
+        sums[track.id] += (losses * mask[0]).sum(1)
+    wanted = torch.stack([sums[track.id] for track in store.split("train")])
+    torch.testing.assert_close(swapped.model.float(), wanted, atol=1e-3, rtol=1e-4)
+    assert (swapped.model - own.model).abs().max() > 1e-3
+    assert torch.equal(swapped.unigram, own.unigram)
+
+
+def test_a_single_track_has_nobody_to_swap_with(model, store):
+    tracks = store.split("valid")[:1]
+    with (
+        patch.object(TokenStore, "split", lambda self, name: tracks),
+        pytest.raises(InputError, match="too few tracks for each to hear another's"),
+    ):
+        held_out(model, store, seconds=0.12, swapped="text")
 
 
 def test_tokens_of_another_codec_are_refused(model, token_store):

@@ -349,7 +349,7 @@ def figures(family=0.6, fad=0.3, melody=0.5, exact=0, cold=12.0):
         "prompts coded": prompts(0.9, 0.8),
         **{f"evaluate {name}": metrics(fad) for name in ("text", "melody", "coded", "strangers")},
         "evaluate untrained": metrics(0.9),
-        "perplexity": {"cross_entropy": [entropy]},
+        "perplexity": {"cross_entropy": [entropy], "worth": {"text": score(0.3)}},
         "bigram": {"cross_entropy": [{"codebook": 0, **score(5.0)}]},
         "memorisation": {"given": 3.0, "seconds": 5.0, "split": "test", "sides": sides},
         "time": {"duration": 10.0, "cold": cold, "warm": 7.0, "machine": machine},
@@ -381,6 +381,7 @@ def test_the_card_is_made_of_the_stages_results(melody_model, tmp_path):
     assert any(line.startswith("| melody, cosine of chroma | 0.500 (0.400 to 0.600) |") for line in lines)
     assert "| 1 | 3.912 (3.812 to 4.012) | 50 | 5.000 (4.900 to 5.100) | 6.000 (5.900 to 6.100) |" in lines
     assert "| references | – | – | 0.700 (0.600 to 0.800) | – |" in lines
+    assert "Another track's text in place of its own costs 0.300 (0.200 to 0.400) nats a code." in lines
     assert any("12.0 s as a command" in line for line in lines)
 
 

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datamodules.tokens.store import TokenStore
+    from lightning_modules.generation.model import MusicModel
     from lightning_modules.lm.held_out import HeldOut
 
 
@@ -14,6 +16,7 @@ def perplexity(
     out: str = "",
     precision: str = "fp32",
     device: str = "auto",
+    worth: bool = False,
 ) -> None:
     """Scores a model on the tokens of a split, per codebook, beside the unigram distribution of the training tokens.
 
@@ -27,6 +30,8 @@ def perplexity(
         out: JSON file for the figures; by default held_out.json in the model folder, or held_out-PRECISION.json.
         precision: of the language model: "fp32", "bf16", or "int8" on a CPU, one step after the other as it generates.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
+        worth: says, too, what each condition is worth to the model: how much worse it predicts a track when it hears
+            another's text, or melody, in place of its own. Near 0 it does not listen.
     """
     import json
     from pathlib import Path
@@ -35,9 +40,8 @@ def perplexity(
 
     from datamodules.errors import InputError
     from datamodules.tokens.store import TokenStore
-    from experiments.console import pick_device, progress
+    from experiments.console import pick_device
     from lightning_modules.checkpoints import load_model
-    from lightning_modules.lm.held_out import held_out
 
     precisions = {"fp32": (torch.float32, None), "bf16": (torch.bfloat16, None), "int8": (torch.float32, "int8")}
     if precision not in precisions:
@@ -45,11 +49,10 @@ def perplexity(
     store = TokenStore(tokens)
     dtype, quantize = precisions[precision]
     loaded = load_model(model, pick_device(device), dtype, quantize)
-    with progress() as bar:
-        task = bar.add_task("perplexity", total=None)
-        scores = held_out(
-            loaded, store, split, seconds, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    named = loaded.lm.config.conditions if worth else ()
+    made = {swapped: _scored(loaded, store, split, seconds, swapped) for swapped in ("", *named)}
+    scores = made.pop("")
+    costs = {name: _difference(scores, other) for name, other in made.items()}
     rows = [_row(k, scores) for k in range(store.codebooks)]
     record = {
         "split": split,
@@ -57,6 +60,7 @@ def perplexity(
         "n": len(scores.counts),
         "window_seconds": seconds,
         "cross_entropy": rows,
+        **({"worth": costs} if worth else {}),
     }
     name = "held_out.json" if precision == "fp32" else f"held_out-{precision}.json"
     path = Path(out or Path(model) / name)
@@ -67,6 +71,32 @@ def perplexity(
             f"  codebook {row['codebook']}: {_said(row, 'value', '')}   unigram {_said(row, 'unigram', 'unigram_')}"
             f"   below it by {_said(row, 'gain', 'gain_')}"
         )
+    for name, cost in costs.items():
+        print(f"  another track's {name} costs {_said(cost, 'value', '')} nats a code")
+
+
+def _scored(model: "MusicModel", store: "TokenStore", split: str, seconds: float, swapped: str) -> "HeldOut":
+    from experiments.console import progress
+    from lightning_modules.lm.held_out import held_out
+
+    with progress() as bar:
+        task = bar.add_task(f"another's {swapped}" if swapped else "perplexity", total=None)
+        return held_out(
+            model,
+            store,
+            split,
+            seconds,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            swapped=swapped,
+        )
+
+
+def _difference(own: "HeldOut", other: "HeldOut") -> dict[str, float | None]:
+    """By how much the cross-entropy of all codes is higher where a condition was another track's."""
+    from evaluation.uncertainty import bootstrap_ratio
+
+    interval = bootstrap_ratio((other.model - own.model).sum(1).numpy(), own.counts.sum(1).numpy())
+    return interval._asdict()
 
 
 def _row(k: int, scores: "HeldOut") -> dict[str, float | None]:

@@ -117,7 +117,11 @@ def _cross_entropy(results: Results) -> list[str]:
                 score_text(unigram),
             ]
         )
-    return _table(["codebook", "cross-entropy", "perplexity", "bigram", "unigram"], rows)
+    worth = [
+        f"Another track's {name} in place of its own costs {score_text(cost)} nats a code."
+        for name, cost in results["perplexity"]["worth"].items()
+    ]
+    return [*_table(["codebook", "cross-entropy", "perplexity", "bigram", "unigram"], rows), "", " ".join(worth)]
 
 
 def _memorisation(found: Results) -> list[str]:

@@ -3,6 +3,7 @@
 Shape letters: N tracks, B windows, K codebooks, T frames, V entries.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,14 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.batches import TokenBatch
 from datamodules.errors import InputError
 from datamodules.tokens import Collate, token_window
 from datamodules.tokens.store import TokenStore, TokenTrack
+from lightning_modules.conditioning.conditioners import MELODY, TEXT
 from lightning_modules.conditioning.conditions import Conditions
 from lightning_modules.generation.engine import forced_logits
 from lightning_modules.generation.guidance import branches
 from lightning_modules.generation.model import MusicModel
 from lightning_modules.lm.losses import cross_entropy_sums
+
+_Window = tuple[TokenTrack, int]  # and the frame that it starts at
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,20 @@ def held_out(
     seconds: float = 10.0,
     batch_size: int = 8,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    swapped: str = "",
 ) -> HeldOut:
     """Scores every window of every track of a split, text given, windows side by side and the last one short.
+
+    With ``swapped``, the name of a condition, each window hears that of another track's window in place of its own:
+    what that costs is what the condition is worth to the model.
 
     A model that generates in int8 is scored as it generates: one step after the other.
 
     Both columns are summed over the same codes: those that the pattern's trimmed sequence predicts.
 
     Raises:
-        InputError: the store was written by another codec than the model's, its melodies were heard otherwise, or
-            windows are shorter than a frame.
+        InputError: the store was written by another codec than the model's, its melodies were heard otherwise,
+            windows are shorter than a frame, or there is no other track to swap with.
     """
     if store.codec != model.codec.checksum:
         raise InputError(
@@ -72,10 +81,13 @@ def held_out(
     if frames < 1:
         raise InputError(f"windows of {seconds} s are shorter than a frame; give more --seconds")
     windows = [(track, start) for track in store.split(split) for start in range(0, track.frames, frames)]
+    others = _others(windows, store, split) if swapped else windows
     log_probabilities = unigram_log_probabilities(store).to(model.lm.embedding.weight.device)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for first in range(0, len(windows), batch_size):
-        parts.append(_score(model, store, windows[first : first + batch_size], frames, log_probabilities))
+        some = slice(first, first + batch_size)
+        conditions = _conditions(model, store, windows[some], others[some], frames, swapped)
+        parts.append(_score(model, store, windows[some], conditions, frames, log_probabilities))
         progress(min(first + batch_size, len(windows)), len(windows))
     tracks = {track.id: row for row, track in enumerate(store.split(split))}
     rows = torch.tensor([tracks[track.id] for track, _ in windows])
@@ -84,13 +96,41 @@ def held_out(
     return HeldOut(*(zeros.index_add(0, rows, column) for column in columns))
 
 
+def _others(windows: list[_Window], store: TokenStore, split: str) -> list[_Window]:
+    """For each window one of another track: windows of a track stand together, so those further on than it is long."""
+    counts = Counter(track.id for track, _ in windows)
+    further = max(counts.values())
+    if 2 * further > len(windows):
+        raise InputError(f"{store.folder}: {split!r} has too few tracks for each to hear another's")
+    return windows[further:] + windows[:further]
+
+
+def _batch(store: TokenStore, windows: list[_Window], frames: int) -> TokenBatch:
+    collate = Collate(frames, store.header.chroma_frames(frames))
+    return collate([token_window(store, track, start, frames) for track, start in windows])
+
+
+def _conditions(
+    model: MusicModel, store: TokenStore, windows: list[_Window], others: list[_Window], frames: int, swapped: str
+) -> Conditions:
+    own = _batch(store, windows, frames)
+    if not swapped:
+        return model.conditioners(own.captions, own.chroma)
+    other = _batch(store, others, frames)
+    text, melody = swapped == TEXT, swapped == MELODY
+    return model.conditioners(other.captions if text else own.captions, other.chroma if melody else own.chroma)
+
+
 def _score(
-    model: MusicModel, store: TokenStore, windows: list[tuple[TokenTrack, int]], frames: int, log_probabilities: Tensor
+    model: MusicModel,
+    store: TokenStore,
+    windows: list[_Window],
+    conditions: Conditions,
+    frames: int,
+    log_probabilities: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     device = model.lm.embedding.weight.device
-    collate = Collate(frames, store.header.chroma_frames(frames))
-    batch = collate([token_window(store, track, start, frames) for track, start in windows])
-    conditions = model.conditioners(batch.captions, batch.chroma)
+    batch = _batch(store, windows, frames)
     forced = _step_by_step if model.int8 else _at_once
     logits, targets = forced(model, batch.codes.to(device), conditions, batch.lengths.to(device))
     sums, counts = cross_entropy_sums(logits, targets, model.lm.config.entries)
