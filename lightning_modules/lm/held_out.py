@@ -86,8 +86,9 @@ def held_out(
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for first in range(0, len(windows), batch_size):
         some = slice(first, first + batch_size)
-        conditions = _conditions(model, store, windows[some], others[some], frames, swapped)
-        parts.append(_score(model, store, windows[some], conditions, frames, log_probabilities))
+        batch = _batch(store, windows[some], frames)
+        conditions = _conditions(model, batch, _batch(store, others[some], frames) if swapped else batch, swapped)
+        parts.append(_score(model, batch, conditions, log_probabilities))
         progress(min(first + batch_size, len(windows)), len(windows))
     tracks = {track.id: row for row, track in enumerate(store.split(split))}
     rows = torch.tensor([tracks[track.id] for track, _ in windows])
@@ -110,32 +111,20 @@ def _batch(store: TokenStore, windows: list[_Window], frames: int) -> TokenBatch
     return collate([token_window(store, track, start, frames) for track, start in windows])
 
 
-def _conditions(
-    model: MusicModel, store: TokenStore, windows: list[_Window], others: list[_Window], frames: int, swapped: str
-) -> Conditions:
-    own = _batch(store, windows, frames)
-    if not swapped:
-        return model.conditioners(own.captions, own.chroma)
-    other = _batch(store, others, frames)
+def _conditions(model: MusicModel, own: TokenBatch, other: TokenBatch, swapped: str) -> Conditions:
     text, melody = swapped == TEXT, swapped == MELODY
     return model.conditioners(other.captions if text else own.captions, other.chroma if melody else own.chroma)
 
 
 def _score(
-    model: MusicModel,
-    store: TokenStore,
-    windows: list[_Window],
-    conditions: Conditions,
-    frames: int,
-    log_probabilities: Tensor,
+    model: MusicModel, batch: TokenBatch, conditions: Conditions, log_probabilities: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     device = model.lm.embedding.weight.device
-    batch = _batch(store, windows, frames)
     forced = _step_by_step if model.int8 else _at_once
     logits, targets = forced(model, batch.codes.to(device), conditions, batch.lengths.to(device))
     sums, counts = cross_entropy_sums(logits, targets, model.lm.config.entries)
     present = targets != model.lm.config.entries
-    books = torch.arange(store.codebooks, device=device)[:, None]
+    books = torch.arange(targets.shape[1], device=device)[:, None]
     unigram = -log_probabilities[books, targets.masked_fill(~present, 0)]
     return sums, unigram.masked_fill(~present, 0).sum(2), counts
 
