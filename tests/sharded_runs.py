@@ -5,6 +5,7 @@ import os
 import signal
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from lightning_modules.whole_checkpoints import WholeCheckpoints
 STEPS, STOP, GLOBAL_BATCH, ACCUMULATE = 4, 3, 8, 2
 # Odd widths, so that shards are of uneven sizes; gradients are clipped at a norm that they do not keep to.
 SHAPE = LanguageModelConfig(dim=20, layers=2, heads=2, codebooks=2, entries=7, ff_ratio=3)
+TEXT = replace(tiny.TEXT, ngrams=30)
 CLIP = 0.3
 _FEW = 8  # losses and counts are fewer, gradients more
 REDUCED = []  # sizes of the gradients that were averaged over all processes, in their order
@@ -83,7 +85,7 @@ def fit(store, codec, folder, strategy="auto", *, processes=1, stop_at=None, end
         precision="32-true", **options):  # fmt: skip
     """Trains; what was written down, validation, and the end's weights and average without shards."""
     seed_everything(0, verbose=False)
-    module = LanguageModelTraining(SHAPE, tiny.TEXT, OptimConfig(lr=1e-2, warmup_steps=2), codec=codec, **options)
+    module = LanguageModelTraining(SHAPE, TEXT, OptimConfig(lr=1e-2, warmup_steps=2), codec=codec, **options)
     batch = GLOBAL_BATCH // ACCUMULATE // processes
     data = TokenDataModule(store, seconds=2.0, batch_size=batch, workers=0, valid_items=4)
     average, diary = WeightAverage(0.9, 2), Diary(stop_at, end_at)

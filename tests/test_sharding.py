@@ -8,7 +8,7 @@ import sharded_runs
 import tiny
 import torch
 import torch.distributed as dist
-from sharded_runs import CLIP, GLOBAL_BATCH, SHAPE, STEPS, STOP, fit, in_two_processes, losses, numbers
+from sharded_runs import CLIP, GLOBAL_BATCH, SHAPE, STEPS, STOP, TEXT, fit, in_two_processes, losses, numbers
 from test_resume import codec_of
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
@@ -105,7 +105,7 @@ def test_two_processes_train_what_one_does(one, two, name):
 
 @pytest.mark.parametrize("name", ["ddp", "copies"])
 def test_gradients_are_averaged_once_a_step(data, two, name):
-    module = LanguageModelTraining(SHAPE, tiny.TEXT, OptimConfig(), codec=data[1])
+    module = LanguageModelTraining(SHAPE, TEXT, OptimConfig(), codec=data[1])
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     for rank in two[name]:
         assert rank["reduced"] == [0, trained] * STEPS  # of two micro-batches a step, in the last
@@ -137,7 +137,7 @@ def test_one_process_goes_on_from_the_shards_of_two(folder, data, two):
 
 def test_a_sharded_checkpoint_is_the_unsharded_one(folder, data, one, two):
     checkpoint = folder / "sharded" / "end.ckpt"
-    module = LanguageModelTraining(SHAPE, tiny.TEXT, OptimConfig(), codec=data[1])
+    module = LanguageModelTraining(SHAPE, TEXT, OptimConfig(), codec=data[1])
     step, average = restore(module, [WeightAverage(0.9, 2)], checkpoint)
     assert (step, average.updates) == (STEPS, STEPS // 2)
     assert_close(module.state_dict(), two["sharded"][0]["weights"], atol=0, rtol=0)
@@ -168,7 +168,7 @@ def test_an_unsharded_run_does_not_go_on_from_shards(folder, data, two):
 def test_a_model_folder_of_shards(folder, data, two, tmp_path):
     """``mgl export``, and what a run ends with: the other processes have nothing to write."""
     assert two["sharded"][1]["weights"] == {}
-    module = LanguageModelTraining(SHAPE, tiny.TEXT, OptimConfig(), codec=data[1])
+    module = LanguageModelTraining(SHAPE, TEXT, OptimConfig(), codec=data[1])
     _, average = restore(module, [WeightAverage(0.9, 2)], folder / "sharded" / "end.ckpt")
     with average.applied(module):
         module.export(tmp_path / "model")
