@@ -98,6 +98,8 @@ def test_every_row_trains_a_step(tmp_path, study, row, t5, folder):  # noqa: F81
     words = [word for name in layers for word in ("-c", name)]
     if text["name"] != "bytes":
         words += ["--model.init_args.text.name", str(folder if text.get("kind") == "clap" else t5)]
+    if melody:
+        words += ["--model.init_args.melody.spread", "2"]  # chroma at half the rate of these codes
     words += ["--model.init_args.lm.entries", "8", "--data.init_args.seconds", "0.2", "--trainer.max_steps", "1"]
     words += ["--data.init_args.store", str(store), "--model.init_args.codec", str(tmp_path / "codec")]
     words += ["--run", str(tmp_path / "run"), "--logger", "csv", "--trainer.val_check_interval", "1"]
