@@ -1,5 +1,6 @@
 """Text conditions: what is dropped, what is empty, what is frozen, what is saved."""
 
+import json
 import time
 import warnings
 from dataclasses import replace
@@ -99,6 +100,15 @@ def test_groups_of_bytes_are_heard_with_every_byte(tmp_path):
     encoder.save(tmp_path / "t5")
     again, _ = load_text_encoder(str(tmp_path / "t5"), trained=True)([text])
     assert torch.equal(again, heard)
+
+
+@pytest.mark.parametrize("ngrams", [51, -1, "many"])
+def test_a_config_that_says_more_than_the_table_has_is_refused(tmp_path, ngrams):
+    build_text_encoder(NGRAMS).save(tmp_path / "t5")
+    path = tmp_path / "t5" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ngrams": ngrams}))
+    with pytest.raises(InputError, match=rf"ngrams .?{ngrams}.?, and its table 434 rows, of which 384 are"):
+        load_text_encoder(str(tmp_path / "t5"), trained=True)
 
 
 def test_a_table_has_no_fewer_rows_than_none():

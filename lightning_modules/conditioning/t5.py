@@ -41,12 +41,21 @@ class T5TextEncoder(TextEncoder):
         tokenizer: its tokenizer.
         trained: whether its weights learn along with the language model.
         max_tokens: what is longer is cut, and the first time said so.
+
+    Raises:
+        InputError: the table has fewer rows for groups of tokens than the config says.
     """
 
     def __init__(self, model: T5EncoderModel, tokenizer: Any, *, trained: bool, max_tokens: int) -> None:
         super().__init__(dim=model.config.d_model, trained=trained)
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
-        self.ngrams = int(getattr(model.config, "ngrams", 0))
+        self.ngrams = getattr(model.config, "ngrams", 0)
+        rows, own = model.config.vocab_size, len(tokenizer)
+        if self.ngrams and self.ngrams not in range(1, rows - own + 1):
+            raise InputError(
+                f"the text encoder's config has ngrams {self.ngrams!r}, and its table {rows} rows, of which {own} are "
+                "the tokenizer's"
+            )
         self._told = False
         if not trained:
             model.requires_grad_(False).eval()

@@ -50,6 +50,8 @@ def write_huggingface_lm(folder: str | Path, model: ConvertedModel, tell: Callab
         assert model.text is not None, "a model without texts has been refused"
         encoder = load_text_encoder(model.text.name, trained=False)
         require_checksum(encoder, model.text)
+    if encoder.ngrams:
+        raise InputError(f"text.ngrams is {encoder.ngrams}: T5 of transformers hears every byte by itself")
     heard = model.state[f"projections.{TEXT}.weight"].shape[1]
     if encoder.dim != heard:
         raise InputError(f"the text encoder's width is {encoder.dim}, and the language model hears texts of {heard}")
@@ -178,8 +180,6 @@ def _check(model: ConvertedModel) -> None:
         raise InputError(f"lm.position_scale is {shape.position_scale:g}: MusicGen of transformers has 1 only")
     if text is None or text.kind != "t5":
         raise InputError("text.kind is not t5: MusicGen of transformers is written with a T5 encoder only")
-    if text.ngrams:
-        raise InputError(f"text.ngrams is {text.ngrams}: T5 of transformers hears every byte by itself")
     if isinstance(_mono(model), DAC):
         raise InputError("the codec is a DAC: MusicGen of transformers is written with an EnCodec only")
     if _mono(model).channels != 1:
