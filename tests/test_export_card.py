@@ -33,7 +33,7 @@ from lightning_modules.model_folders import file_checksum
 
 STEPS, PARTS, BATCH, SECONDS, CODEBOOKS, FRAME_RATE = 6, 2, 3, 2.0, 2, 10
 pytestmark = pytest.mark.usefixtures("trains_here")
-SHAPE = {"dim": 16, "layers": 1, "heads": 2, "codebooks": CODEBOOKS, "entries": 8}
+SHAPE = {"dim": 16, "layers": 1, "heads": 2, "codebooks": CODEBOOKS, "entries": 8, "position_scale": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,8 @@ def things(tmp_path_factory):
     shape = [word for name, value in SHAPE.items() for word in (f"--model.init_args.lm.{name}", value)]
     words = [
         "-c", "lm", "-c", "pattern/delay", "-c", "conditioning/bytes", "-c", "cluster/cpu", "-c", "logger/csv", *shape,
-        "--run", place / "run", "--model.init_args.text.dim", 16, "--model.init_args.codec", place / "codec",
+        "--run", place / "run", "--model.init_args.text.dim", 16, "--model.init_args.text.ngrams", 40,
+        "--model.init_args.codec", place / "codec",
         "--model.init_args.optim.lr", 0.01, "--model.init_args.optim.warmup_steps", 2, "--trainer.max_steps", STEPS,
         "--trainer.val_check_interval", 2 * PARTS, "--trainer.accumulate_grad_batches", PARTS, "--average.every", 1,
         "--average.decay", 0.5, "--data.init_args.store", store, "--data.init_args.seconds", SECONDS,
@@ -99,6 +100,8 @@ def whole(folder):
 def test_sizes_and_training_are_those_of_the_run(things, card):
     model, found = load_model(card.parent), rows(card)
     assert found["language model"][-1] == f"{model.parameters:,}"
+    assert "positions times 0.5; texts by cross-attention" in found["language model"][0]
+    assert "bytes, groups of them by 40 hashes" in found["text encoder"][0]
     assert found["text encoder"][-1] == f"{sum(one.numel() for one in model.conditioners.parameters()):,}"
     assert found["codec"][-1] == f"{sum(one.numel() for one in model.codec.parameters()):,}"
     windows = STEPS * PARTS * BATCH

@@ -81,7 +81,8 @@ def read_subject(folder: Path, module: LightningModule) -> Subject | None:
         where = "" if found.text_encoder else ", not in this folder"
         encoder = module.conditioners.text
         assert encoder is not None, "a model that hears texts has an encoder of them"
-        parts.append(Part("text encoder", f"{found.text.name}{where}", _count(encoder)))
+        groups = f", groups of them by {encoder.ngrams:,} hashes" if getattr(encoder, "ngrams", 0) else ""
+        parts.append(Part("text encoder", f"{found.text.name}{groups}{where}", _count(encoder)))
     parts.append(Part("codec", codec_words(codec), _count(codec)))
     window = trained_window(found.about, found.melody, codec.sample_rate)
     return Subject(LANGUAGE_MODEL, checksum, stored, parts, codec, tuple(found.lm.conditions), window, about)
@@ -112,7 +113,8 @@ def _shape(found: Description) -> str:
         if some
     ]
     shape = f"{found.lm.layers} blocks, {found.lm.dim} wide, {found.lm.heads} heads, pattern {found.lm.pattern}"
-    return "; ".join([shape, *heard])
+    quiet = [] if found.lm.position_scale == 1 else [f"positions times {found.lm.position_scale:g}"]
+    return "; ".join([shape, *quiet, *heard])
 
 
 def _codec_parts(codec: Codec) -> list[Part]:
