@@ -9,6 +9,7 @@ import torch
 
 from datamodules.errors import InputError
 from datamodules.tokens.store import TokenStore
+from experiments.commands.perplexity import perplexity
 from lightning_modules.lm.held_out import held_out, unigram_log_probabilities
 
 
@@ -84,6 +85,11 @@ def test_a_single_track_has_nobody_to_swap_with(model, store):
         pytest.raises(InputError, match="too few tracks for each to hear another's"),
     ):
         held_out(model, store, seconds=0.12, swapped="text")
+
+
+def test_figures_of_a_model_without_a_folder_want_a_file(token_store):
+    with pytest.raises(InputError, match="'embedded' is no folder to write the figures into; name a file"):
+        perplexity("embedded", str(token_store))
 
 
 def test_tokens_of_another_codec_are_refused(model, token_store):

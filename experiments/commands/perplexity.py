@@ -46,6 +46,8 @@ def perplexity(
     precisions = {"fp32": (torch.float32, None), "bf16": (torch.bfloat16, None), "int8": (torch.float32, "int8")}
     if precision not in precisions:
         raise InputError(f"there is no precision {precision!r}; choose from {', '.join(precisions)}")
+    if not out and not Path(model).is_dir():
+        raise InputError(f"{model!r} is no folder to write the figures into; name a file for them: --out held_out.json")
     store = TokenStore(tokens)
     dtype, quantize = precisions[precision]
     loaded = load_model(model, pick_device(device), dtype, quantize)
